@@ -281,7 +281,10 @@ def _names_left_by(mirror: str, names: Sequence[str], raw: Path, problems: list[
     for position, name in enumerate(names):
         archive = raw / f".{name}.gz.partial"
         try:
-            with tqdm(desc=name, unit="B", unit_scale=True, file=sys.stdout, leave=False) as bar:
+            # pooch sets the right total; without any, the bar has no truth value for pooch to test.
+            with tqdm(
+                desc=name, total=1, unit="B", unit_scale=True, file=sys.stdout, leave=False
+            ) as bar:
                 download = pooch.HTTPDownloader(
                     progressbar=bar, chunk_size=65_536, timeout=CONNECT_AND_READ_TIMEOUT
                 )

@@ -1,0 +1,77 @@
+# Each target sets up what it needs. `make notebooks` and `make test` are the two that most people want.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+OLDEST := .venv-oldest
+OLDEST_READY := $(OLDEST)/.ready
+DATA := data/FashionMNIST/raw/.complete
+NOTEBOOKS := FashionMNIST_PyTorch.ipynb FashionMNIST_TensorFlow.ipynb
+
+FETCH := $(BIN)/python -c "import fmnist_utils; print(fmnist_utils.fetch_fashion_mnist('data'))"
+RUN := $(BIN)/jupyter nbconvert --log-level ERROR --to notebook --inplace
+NBVAL := $(BIN)/pytest -x --nbval --nbval-current-env -p no:cacheprovider
+
+.PHONY: notebooks test validate lab format clean
+
+## notebooks: run both notebooks in full, in place; write the models, their metrics and the tables
+notebooks: $(READY) $(DATA)
+	for notebook in $(NOTEBOOKS); do \
+		$(RUN) --execute --ExecutePreprocessor.record_timing=False $$notebook || exit 1; \
+		$(RUN) --coalesce-streams $$notebook || exit 1; \
+	done
+	$(BIN)/python tools/update_tables.py
+
+## test: lint, unit tests, and both notebooks with one epoch
+test: $(READY) $(OLDEST_READY) $(DATA)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pytest
+	FMNIST_EPOCHS=1 $(NBVAL) $(NOTEBOOKS)
+
+## validate: both notebooks with the full number of epochs, on a copy, so that the models here stay
+validate: $(READY) $(DATA)
+	rm -rf build
+	mkdir build
+	cp -r $(NOTEBOOKS) fmnist_utils.py models build/
+	ln -s ../data build/data
+	cd build && ../$(NBVAL) $(NOTEBOOKS)
+
+## lab: open JupyterLab here
+lab: $(READY) $(DATA)
+	$(BIN)/jupyter lab
+
+## format: bring the code and the notebooks into shape
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+## clean: remove what the other targets made, except for the results
+clean:
+	rm -rf $(VENV) $(OLDEST) data build .pytest_cache .ruff_cache
+
+$(READY): requirements.txt tests/requirements.txt constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements.txt -r tests/requirements.txt -c constraints.txt
+	touch $@
+
+$(OLDEST_READY): tests/oldest-keras.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+# Where no mirror answers, Debian's package brings the data, without being installed.
+$(DATA): | $(READY)
+	$(FETCH) 2> /dev/null || { $(MAKE) --no-print-directory debian-package && $(FETCH); }
+	touch $@
+
+.PHONY: debian-package
+debian-package:
+	@echo "No mirror answers; taking the data from Debian's package dataset-fashion-mnist."
+	mkdir -p data
+	cd data && { apt-get download dataset-fashion-mnist || \
+		{ apt-get update && apt-get download dataset-fashion-mnist; }; }
+	dpkg-deb -x data/dataset-fashion-mnist_*.deb data
+	rm data/dataset-fashion-mnist_*.deb

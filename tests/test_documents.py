@@ -1,0 +1,74 @@
+"""README.md and models/README.md: generated tables, links, and examples that run."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from notebook_code import FRAMEWORKS, REPOSITORY, cell_tagged, read_notebook
+
+sys.path.insert(0, str(REPOSITORY / "tools"))
+import update_tables
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("name", update_tables.DOCUMENTS)
+def test_the_tables_are_those_of_the_metrics(name):
+    text = (REPOSITORY / name).read_text(encoding="utf-8")
+    assert "| parameters |" in text
+    assert update_tables.updated(text) == text, "run: python tools/update_tables.py"
+
+
+@pytest.mark.parametrize("name", update_tables.DOCUMENTS)
+def test_relative_links_arrive(name):
+    document = REPOSITORY / name
+    links = re.findall(r"\]\((?!https?://)([^)]+)\)", document.read_text(encoding="utf-8"))
+    assert links
+    for link in links:
+        assert (document.parent / link.partition("#")[0]).exists(), link
+
+
+def test_the_readme_is_under_200_lines():
+    assert len(README.splitlines()) < 200
+
+
+def test_there_are_examples_for_all_three_formats():
+    assert len(EXAMPLES) == 3
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_of_the_readme_runs_as_it_stands(example, data):
+    model_cell = cell_tagged("PyTorch", "model") if "import torch" in example else ""
+    finished = subprocess.run(
+        [sys.executable, "-c", f"{model_cell}\n{example}"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "['Ankle boot', 'Pullover', 'Trouser', 'Trouser', 'Shirt']" in finished.stdout
+
+
+@pytest.mark.parametrize("target", ["notebooks", "test", "validate", "lab", "format", "clean"])
+def test_make_knows_what_the_readme_names(target):
+    finished = subprocess.run(
+        ["make", "--dry-run", target], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_the_saved_notebooks_show_the_committed_results():
+    """The notebook, metrics.json and so the README come from the same run."""
+    import fmnist_utils as fmnist
+
+    for framework in FRAMEWORKS:
+        test = fmnist.load_metrics(REPOSITORY / "models" / framework.lower())["test"]
+        printed = "\n".join(
+            output.get("text", "")
+            for cell in read_notebook(framework).cells
+            for output in cell.get("outputs", [])
+        )
+        assert f"test accuracy {test['accuracy']:.2%}" in printed
+        assert f"test loss {test['loss']:.4f}" in printed
