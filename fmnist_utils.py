@@ -551,6 +551,10 @@ def plot_confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, ax: Axes | None 
         xticklabels=CLASS_NAMES,
         yticklabels=CLASS_NAMES,
     )
+    # The relative luminance at which black and white stand out equally (WCAG 2) is 0.18; seaborn's
+    # own threshold leaves white on mid-blue hard to read.
+    for text, face in zip(ax.texts[-counts.size :], ax.collections[-1].get_facecolors()):
+        text.set_color("white" if seaborn.utils.relative_luminance(face) < 0.18 else "black")
     ax.set(
         title=f"Confusion matrix of {len(y_true):,} images",
         xlabel="predicted class",
@@ -599,16 +603,279 @@ def plot_mistakes(
     wrong = np.flatnonzero(y_pred != y_true)
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")][: _checked_count(count)]
     if not len(surest):
-        figure = _new_figure(height=1)
-        figure.text(
-            0.5, 0.5, f"All {len(y_true):,} predictions are right.", ha="center", va="center"
-        )
-        return figure
+        return _all_right(len(y_true))
     titles = [
         f"{CLASS_NAMES[y_pred[i]]}, {confidence[i]:.1%}\nlabel: {CLASS_NAMES[y_true[i]]}"
         for i in surest
     ]
     return _gallery(images[surest], titles, columns=COLUMNS)
+
+
+def plot_network(layers: Sequence[tuple[str, Sequence[int]]]) -> Figure:
+    """Draw a network as boxes, from the image to the logits, with the shapes on the edges.
+
+    Parameters
+    ----------
+    layers : sequence of (name, shape)
+        The image and the layers in order, and the shape that leaves each, without the batch.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If there is no layer.
+    """
+    if not layers:
+        raise ValueError("layers is empty; give at least one (name, shape).")
+    per_row = 7
+    rows = -(-len(layers) // per_row)
+    figure = _new_figure(height=1.3 * rows + 0.4)
+    axes = figure.subplots()
+    axes.set(xlim=(-0.5, per_row - 0.1), ylim=(0.5 - rows, 0.6), title="The network and its shapes")
+    axes.set_axis_off()
+    for number, (name, shape) in enumerate(layers):
+        y, x = divmod(number, per_row)
+        axes.text(
+            x,
+            -y,
+            name,
+            ha="center",
+            va="center",
+            bbox={"boxstyle": "round,pad=0.4", "fc": "#DCE9F5", "ec": TRAINING_COLOUR},
+        )
+        axes.text(x + 0.5, 0.3 - y, "×".join(map(str, shape)), ha="center", va="center")
+        axes.annotate("", (x + 0.58, -y), (x + 0.42, -y), arrowprops={"arrowstyle": "->"})
+    return figure
+
+
+def plot_learning_rate(epochs: ArrayLike, rates: ArrayLike) -> Figure:
+    """Draw the learning rate over a training.
+
+    Parameters
+    ----------
+    epochs : array of float, shape (N,)
+        Points in time, in epochs.
+    rates : array of float, shape (N,)
+        The learning rate at each.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ or are zero.
+    """
+    epochs, rates = np.asarray(epochs), np.asarray(rates)
+    _check_lengths(epochs=epochs, rates=rates)
+    if not len(rates):
+        raise ValueError("rates is empty; give at least one learning rate.")
+    figure = _new_figure(height=2.8)
+    axes = figure.subplots()
+    axes.plot(epochs, rates, color=TRAINING_COLOUR)
+    axes.set(title="Learning rate: warm-up and cosine", xlabel="epoch", ylabel="learning rate")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def plot_filters(kernels: ArrayLike, image: ArrayLike, maps: ArrayLike) -> Figure:
+    """Draw the kernels of the first convolution, and what each makes of one image.
+
+    Parameters
+    ----------
+    kernels : array of float, shape (filters, height, width)
+        Blue weights are negative, red ones positive.
+    image : array, shape (28, 28)
+        The image shown to the network.
+    maps : array of float, shape (filters, map height, map width)
+        The output of each filter.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit together.
+    """
+    kernels, image, maps = np.asarray(kernels), np.asarray(image), np.asarray(maps)
+    if kernels.ndim != 3 or maps.ndim != 3 or len(kernels) != len(maps) or image.ndim != 2:
+        raise ValueError(
+            "kernels and maps must have three dimensions and be equally many, and image two; "
+            f"the shapes are {kernels.shape}, {maps.shape} and {image.shape}."
+        )
+    columns = 8
+    rows = -(-len(kernels) // columns)
+    figure = _new_figure(height=1.6 * rows + 1.2)
+    figure.suptitle("Filters of the first convolution, and their maps of the image on the left")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 7))
+    axes = left.subplots()
+    axes.imshow(image, cmap="gray")
+    axes.set_axis_off()
+    grid = right.subplots(2 * rows, columns)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    largest = np.abs(kernels).max()
+    for number, (kernel, feature_map) in enumerate(zip(kernels, maps)):
+        row, column = divmod(number, columns)
+        grid[2 * row, column].imshow(kernel, cmap="RdBu_r", vmin=-largest, vmax=largest)
+        grid[2 * row + 1, column].imshow(feature_map, cmap="gray")
+    return figure
+
+
+def plot_class_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> Figure:
+    """Draw the accuracy of each class as a bar, with its 95 % Wilson interval.
+
+    Parameters
+    ----------
+    y_true, y_pred : array of int, shape (N,)
+        True and predicted class numbers, 0–9.
+
+    Returns
+    -------
+    Figure
+        A class without images has no bar.
+
+    Raises
+    ------
+    ValueError
+        If the labels have wrong shapes, values or lengths.
+    """
+    y_true, y_pred = _checked_pair(y_true, y_pred)
+    figure = _new_figure(height=4)
+    axes = figure.subplots()
+    for label, name in enumerate(CLASS_NAMES):
+        correct = y_pred[y_true == label] == label
+        if len(correct):
+            low, high = _wilson_interval(correct)
+            axes.barh(name, correct.mean(), color=TRAINING_COLOUR, alpha=0.75)
+            axes.plot([low, high], [name, name], color="black", marker="|")
+        else:
+            axes.barh(name, 0)
+    axes.invert_yaxis()
+    axes.set(title="Accuracy per class, with 95 % intervals", xlabel="images correct", xlim=(0, 1))
+    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def plot_reliability(y_true: ArrayLike, probabilities: ArrayLike) -> Figure:
+    """Draw accuracy against confidence, in the 15 bins of the expected calibration error.
+
+    Parameters
+    ----------
+    y_true : array of int, shape (N,)
+        True class numbers, 0–9.
+    probabilities : array of float, shape (N, 10)
+        Predicted probability of each class; rows sum to 1.
+
+    Returns
+    -------
+    Figure
+        Accuracy above, the number of images in each bin below; empty bins have no point.
+
+    Raises
+    ------
+    ValueError
+        If the arrays have wrong shapes, values or lengths.
+    """
+    y_true, probabilities = (
+        _checked_labels("y_true", y_true),
+        _checked_probabilities(probabilities),
+    )
+    _check_lengths(y_true=y_true, probabilities=probabilities)
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == y_true
+    bins = _confidence_bins(confidence)
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+    used = counts > 0
+    accuracy = np.bincount(bins, weights=correct, minlength=CALIBRATION_BINS)[used] / counts[used]
+    mean = np.bincount(bins, weights=confidence, minlength=CALIBRATION_BINS)[used] / counts[used]
+    figure = _new_figure(height=5.4)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    above.plot([0, 1], [0, 1], "--", color="gray", label="perfectly calibrated")
+    above.plot(mean, accuracy, marker="o", color=TRAINING_COLOUR, label="this model")
+    intervals = [_wilson_interval(correct[bins == number]) for number in np.flatnonzero(used)]
+    above.vlines(mean, *zip(*intervals), color=TRAINING_COLOUR, label="95 % interval")
+    above.set(
+        title="Reliability: is the model as good as it is sure?",
+        ylabel="images correct",
+        ylim=(0, 1.03),
+    )
+    above.legend()
+    centres = (np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS
+    below.bar(centres, counts, width=0.9 / CALIBRATION_BINS, color=TRAINING_COLOUR, alpha=0.75)
+    below.set(
+        xlabel="confidence (probability of the predicted class)", ylabel="images", xlim=(0, 1)
+    )
+    for axes in (above, below):
+        axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
+        axes.grid(alpha=0.3)
+    above.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    return figure
+
+
+def plot_confused_pairs(
+    images: ArrayLike, y_true: ArrayLike, y_pred: ArrayLike, count: int = 5
+) -> Figure:
+    """Draw the pairs of classes that are confused most often, with images.
+
+    Each column is a pair: an image of the one class taken for the other, and above and below it
+    one of each class that was recognised.
+
+    Parameters
+    ----------
+    images : array, shape (N, 28, 28)
+        Grey values of any range.
+    y_true, y_pred : array of int, shape (N,)
+        True and predicted class numbers, 0–9.
+    count : int
+        How many pairs to draw at most.
+
+    Returns
+    -------
+    Figure
+        When nothing is confused, a figure that says so.
+
+    Raises
+    ------
+    ValueError
+        If the arrays have wrong shapes, values or lengths, or `count` is below 1.
+    """
+    images, (y_true, y_pred) = _checked_images(images), _checked_pair(y_true, y_pred)
+    _check_lengths(images=images, y_true=y_true)
+    pairs = most_confused(y_true, y_pred)[: _checked_count(count)]
+    if not pairs:
+        return _all_right(len(y_true))
+    figure = _new_figure(height=7.2)
+    figure.suptitle("The pairs of classes that are confused most often")
+    grid = figure.subplots(3, len(pairs), squeeze=False)
+    for column, pair in enumerate(pairs):
+        true, predicted = (
+            CLASS_NAMES.index(pair.true_class),
+            CLASS_NAMES.index(pair.predicted_class),
+        )
+        cases = (
+            (f"a {pair.true_class}", true, true),
+            (
+                f"{pair.count} × {pair.true_class}\ntaken for {pair.predicted_class}",
+                true,
+                predicted,
+            ),
+            (f"a {pair.predicted_class}", predicted, predicted),
+        )
+        for axes, (title, label, prediction) in zip(grid[:, column], cases):
+            axes.set_axis_off()
+            axes.set_title(title, fontsize=FONT_SIZE)
+            examples = np.flatnonzero((y_true == label) & (y_pred == prediction))
+            if len(examples):
+                axes.imshow(images[examples[0]], cmap="gray")
+    return figure
 
 
 def show(figure: Figure, alt: str) -> None:
@@ -647,6 +914,12 @@ def _gallery(images: np.ndarray, titles: Sequence[str], columns: int) -> Figure:
     for axes, image, title in zip(grid.flat, images, titles):
         axes.imshow(image, cmap="gray")
         axes.set_title(title, fontsize=FONT_SIZE if columns == COLUMNS else FONT_SIZE - 1)
+    return figure
+
+
+def _all_right(count: int) -> Figure:
+    figure = _new_figure(height=1)
+    figure.text(0.5, 0.5, f"All {count:,} predictions are right.", ha="center", va="center")
     return figure
 
 
@@ -784,13 +1057,11 @@ def evaluate(y_true: ArrayLike, probabilities: ArrayLike) -> Evaluation:
     22 (1927).
     .. [2] C. Guo et al., On calibration of modern neural networks, ICML 2017, equation 3.
     """
-    from scipy.stats import binomtest
     from sklearn.metrics import log_loss
 
     y_true, probabilities = _checked_labels("y_true", y_true), _checked_probabilities(probabilities)
     _check_lengths(y_true=y_true, probabilities=probabilities)
     correct = probabilities.argmax(axis=1) == y_true
-    interval = binomtest(int(correct.sum()), len(correct)).proportion_ci(method="wilson")
     per_class = {
         name: float(correct[y_true == label].mean()) if (y_true == label).any() else None
         for label, name in enumerate(CLASS_NAMES)
@@ -798,7 +1069,7 @@ def evaluate(y_true: ArrayLike, probabilities: ArrayLike) -> Evaluation:
     normalised = probabilities / probabilities.sum(axis=1, keepdims=True)
     return Evaluation(
         accuracy=float(correct.mean()),
-        accuracy_ci95=(float(interval.low), float(interval.high)),
+        accuracy_ci95=_wilson_interval(correct),
         loss=float(log_loss(y_true, normalised, labels=range(len(CLASS_NAMES)))),
         ece=_expected_calibration_error(correct, probabilities.max(axis=1)),
         per_class_accuracy=per_class,
@@ -871,9 +1142,19 @@ def epoch_line(history: Mapping[str, Sequence[float]], epochs: int) -> str:
     )
 
 
+def _wilson_interval(correct: np.ndarray) -> tuple[float, float]:
+    from scipy.stats import binomtest
+
+    interval = binomtest(int(correct.sum()), len(correct)).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _confidence_bins(confidence: np.ndarray) -> np.ndarray:
+    return np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+
+
 def _expected_calibration_error(correct: np.ndarray, confidence: np.ndarray) -> float:
-    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gaps = np.bincount(bins, weights=correct - confidence, minlength=CALIBRATION_BINS)
+    gaps = np.bincount(_confidence_bins(confidence), weights=correct - confidence)
     return float(np.abs(gaps).sum() / len(correct))
 
 
@@ -912,6 +1193,50 @@ def environment_integer(name: str, default: int, minimum: int) -> int:
             f"it is {text!r}."
         )
     return int(text)
+
+
+def check_requirements(path: StrPath = "requirements.txt") -> list[str]:
+    """Compare the installed packages with a requirements file.
+
+    Parameters
+    ----------
+    path : path
+        Lines such as ``numpy>=2.1``; empty lines and comments are passed over.
+
+    Returns
+    -------
+    list of str
+        The requirements whose package is not installed.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    RuntimeError
+        If a package is older than required; the message says how to bring it up to date.
+    """
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+
+    missing, outdated = [], []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        if not (text := line.partition("#")[0].strip()):
+            continue
+        requirement = Requirement(text)
+        try:
+            installed = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            missing.append(text)
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            outdated.append(f"{text} (installed: {installed})")
+    if outdated:
+        raise RuntimeError(
+            f"These packages are too old: {', '.join(outdated)}. "
+            f"Run `pip install --upgrade -r {path}`, restart the kernel, and begin again."
+        )
+    return missing
 
 
 def cpu_has_bfloat16() -> bool:
