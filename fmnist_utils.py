@@ -30,6 +30,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from tqdm import tqdm
 
 if TYPE_CHECKING:
+    import PIL.Image
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike
 
@@ -211,6 +212,103 @@ def split_rows(labels: ArrayLike, validation_size: int = 5_000) -> tuple[np.ndar
     return np.sort(train), np.sort(validation)
 
 
+def prepare_photo(photo: StrPath | PIL.Image.Image) -> np.ndarray:
+    """Turn a photo of one garment on a light background into an image as Fashion-MNIST has them.
+
+    The seven steps of section 2 of the Fashion-MNIST paper [1]_: decode, trim the background,
+    resize the longer side to 28 pixels, sharpen, pad the shorter side, negate, convert to grey.
+    Three deviations make it fit for photos from a telephone: large ones are reduced first, pixels
+    are averaged instead of skipped, and the background is brightened to white.
+
+    Parameters
+    ----------
+    photo : path or PIL.Image.Image
+        The photo, in a format and mode that Pillow reads. Its orientation (EXIF) is heeded, and
+        transparency becomes white.
+
+    Returns
+    -------
+    array of uint8, shape (28, 28)
+        The garment light on black.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not a picture, is damaged or far too large, has a dark background, or shows
+        nothing but background.
+
+    References
+    ----------
+    .. [1] H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST: a novel image dataset for benchmarking
+       machine learning algorithms, arXiv 1708.07747 (2017).
+    """
+    from PIL import Image, ImageFilter, ImageOps
+
+    picture = _decoded_photo(photo)
+    picture.thumbnail((20 * IMAGE_SIZE, 20 * IMAGE_SIZE))
+    pixels = np.asarray(picture, dtype=np.float64)
+    corners = pixels[[0, 0, -1, -1], [0, -1, 0, -1]]
+    background = np.median(corners, axis=0)
+    if background.mean() < 128:
+        raise ValueError("The photo's background is dark; lay the garment on a light one.")
+    distances = [np.linalg.norm(pixels - corner, axis=2) for corner in corners]
+    garment = np.min(distances, axis=0) > 0.05 * 255
+    rows, columns = np.flatnonzero(garment.any(axis=1)), np.flatnonzero(garment.any(axis=0))
+    if not len(rows):
+        raise ValueError("The photo shows nothing but its background.")
+    brightened = np.clip(pixels * 255 / background, 0, 255).round().astype(np.uint8)
+    trimmed = brightened[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = IMAGE_SIZE / max(trimmed.shape)
+    size = [max(1, round(length * scale)) for length in (trimmed.shape[1], trimmed.shape[0])]
+    resized = Image.fromarray(trimmed).resize(size, Image.Resampling.LANCZOS)
+    sharpened = resized.filter(ImageFilter.UnsharpMask(radius=1, percent=50, threshold=0))
+    padded = ImageOps.pad(sharpened, (IMAGE_SIZE, IMAGE_SIZE), color="white")
+    return np.array(ImageOps.invert(padded).convert("L"))
+
+
+def example_photo(image: ArrayLike) -> PIL.Image.Image:
+    """Turn an image of Fashion-MNIST back into something like a photo.
+
+    Parameters
+    ----------
+    image : array of uint8, shape (28, 28)
+        The garment light on black.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Ten times as large, the garment dark on white, with a border.
+    """
+    from PIL import Image
+
+    (image,) = _checked_images(np.asarray(image)[np.newaxis])
+    enlarged = np.kron(image.astype(np.uint8), np.ones((10, 10), np.uint8))
+    return Image.fromarray(np.pad(255 - enlarged, 40, constant_values=255)).convert("RGB")
+
+
+def _decoded_photo(photo: StrPath | PIL.Image.Image) -> PIL.Image.Image:
+    """Return a photo upright, in RGB, with white where it was transparent."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        picture = photo if isinstance(photo, Image.Image) else Image.open(photo)
+        picture = ImageOps.exif_transpose(picture)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no photo {photo}.") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{photo} is not a picture; JPEG, PNG and WebP work.") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{photo} is too large a picture; make it smaller first.") from error
+    except OSError as error:
+        raise ValueError(f"{photo} is damaged and cannot be read ({error}).") from error
+    if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip and not scale
+        picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
+    picture = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
 def _check_validation_size(validation_size: int, available: int) -> None:
     smallest, largest = len(CLASS_NAMES), available - len(CLASS_NAMES)
     is_integer = isinstance(validation_size, (int, np.integer)) and not isinstance(
@@ -387,7 +485,7 @@ def _checked_probabilities(probabilities: ArrayLike) -> np.ndarray:
             "Did the training diverge?"
         )
     sums = probabilities.sum(axis=1)
-    # 1e-3 lets pass what float16 and bfloat16 round away, and stops logits and unnormalised scores.
+    # 1e-3 lets pass what float16 rounds away, and stops logits and unnormalised scores.
     if probabilities.min() < 0 or np.abs(sums - 1).max() > 1e-3:
         row = int(np.argmax((probabilities.min(axis=1) < 0) | (np.abs(sums - 1) > 1e-3)))
         raise ValueError(
@@ -413,6 +511,7 @@ VALIDATION_COLOUR = "#D55E00"
 HEAT_MAP = "Blues"
 FONT_SIZE = 11  # points, on figures 10 inches wide: legible at the width of a web page
 COLUMNS = 5  # images side by side in a gallery
+HISTORY_LIMITS = {"loss": (0.0, 0.5), "accuracy": (0.84, 1.0)}  # the same, to compare runs by eye
 HISTORY_KEYS = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds")
 
 
@@ -447,6 +546,8 @@ def plot_samples(images: ArrayLike, labels: ArrayLike, count: int = 20) -> Figur
 
 def plot_history(history: Mapping[str, Sequence[float]]) -> Figure:
     """Draw loss and accuracy over the epochs, training solid and validation dashed.
+
+    The axes have the same limits in every run that ends within them; its first epochs may not.
 
     Parameters
     ----------
@@ -491,9 +592,12 @@ def plot_history(history: Mapping[str, Sequence[float]]) -> Figure:
             label="validation",
         )
         axes.set(title=f"{title} per epoch", xlabel="epoch", ylabel=unit)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend()
+        low, high = HISTORY_LIMITS[key]
+        if all(low <= history[name][-1] <= high for name in (key, f"val_{key}")):
+            axes.set_ylim(low, high)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     return figure
 
@@ -878,6 +982,49 @@ def plot_confused_pairs(
     return figure
 
 
+def plot_photo(
+    photo: StrPath | PIL.Image.Image, prepared: ArrayLike, probabilities: ArrayLike
+) -> Figure:
+    """Draw a photo, what the network sees of it, and the three likeliest classes.
+
+    Parameters
+    ----------
+    photo : path or PIL.Image.Image
+        The photo as it was taken.
+    prepared : array, shape (28, 28)
+        What `prepare_photo` made of it.
+    probabilities : array of float, shape (10,)
+        Predicted probability of each class; their sum is 1.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If the arrays have wrong shapes or values.
+    """
+    (prepared,) = _checked_images(np.asarray(prepared)[np.newaxis])
+    (probabilities,) = _checked_probabilities(np.asarray(probabilities)[np.newaxis])
+    figure = _new_figure(height=3.3)
+    left, middle, right = figure.subplots(1, 3)
+    left.imshow(np.asarray(_decoded_photo(photo)))
+    left.set_title("the photo")
+    middle.imshow(prepared, cmap="gray")
+    middle.set_title("what the network sees")
+    for axes in (left, middle):
+        axes.set_axis_off()
+    likeliest = np.argsort(-probabilities, kind="stable")[:3]
+    right.barh(
+        [CLASS_NAMES[label] for label in likeliest], probabilities[likeliest], color=TRAINING_COLOUR
+    )
+    right.invert_yaxis()
+    right.set(title="the likeliest classes", xlabel="probability", xlim=(0, 1))
+    right.xaxis.set_major_formatter(PercentFormatter(xmax=1))
+    return figure
+
+
 def show(figure: Figure, alt: str) -> None:
     """Display a figure in a notebook, with a text for readers who cannot see it.
 
@@ -1106,9 +1253,9 @@ def mcnemar(y_true: ArrayLike, first: ArrayLike, second: ArrayLike) -> McNemar:
     """
     from scipy.stats import binomtest
 
-    y_true, first = _checked_pair(y_true, first)
+    y_true, first = _checked_labels("y_true", y_true), _checked_labels("first", first)
     second = _checked_labels("second", second)
-    _check_lengths(y_true=y_true, second=second)
+    _check_lengths(y_true=y_true, first=first, second=second)
     first_right, second_right = first == y_true, second == y_true
     only_first, only_second = (
         int((first_right & ~second_right).sum()),
@@ -1267,6 +1414,7 @@ def native_stderr_silenced() -> Iterator[None]:
             os.dup2(nowhere.fileno(), 2)
         yield
     finally:
+        sys.stderr.flush()
         os.dup2(saved, 2)
         os.close(saved)
 
@@ -1322,9 +1470,14 @@ def save_metrics(
         If a list of `history` is missing or of another length, or a figure is NaN or infinite.
     """
     lengths = {key: len(history[key]) for key in HISTORY_KEYS if key in history}
-    if len(lengths) < len(HISTORY_KEYS) or len(set(lengths.values())) > 1:
+    if (
+        len(lengths) < len(HISTORY_KEYS)
+        or len(set(lengths.values())) > 1
+        or not min(lengths.values())
+    ):
         raise ValueError(
-            f"history needs equally long lists {', '.join(HISTORY_KEYS)}; it has lengths {lengths}."
+            f"history needs equally long, non-empty lists {', '.join(HISTORY_KEYS)}; "
+            f"it has lengths {lengths}."
         )
     record = {
         "framework": framework,
@@ -1395,7 +1548,9 @@ def publish(staging: StrPath, destination: StrPath) -> list[Path]:
             shutil.copyfile(source, copies[-1])
         for copy, source in zip(copies, sources, strict=True):
             copy.replace(destination / source.name)
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
         message = f"{destination} cannot be written; the export is still in {staging}."
         raise PermissionError(message) from error
     finally:
@@ -1508,7 +1663,13 @@ def per_class_table(folders: Iterable[StrPath]) -> str:
     return _markdown_table(
         ["class", *(record["framework"] for record in records)],
         [
-            [name, *(f"{r['test']['per_class_accuracy'][name]:.1%}" for r in records)]
+            [
+                name,
+                *(
+                    "–" if share is None else f"{share:.1%}"
+                    for share in (r["test"]["per_class_accuracy"][name] for r in records)
+                ),
+            ]
             for name in CLASS_NAMES
         ],
     )
@@ -1531,7 +1692,8 @@ def comparison(y_true: ArrayLike, own_folder: StrPath, other_folder: StrPath) ->
         Markdown: the table of `results_table`, and what `mcnemar` says of the difference. When
         `other_folder` has no results yet, a sentence that says so.
     """
-    if not (Path(other_folder) / "metrics.json").is_file():
+    names_needed = ("metrics.json", "predictions.npz")
+    if not all((Path(other_folder) / name).is_file() for name in names_needed):
         return f"There are no results in `{other_folder}` yet; run the other notebook first."
     folders = [Path(own_folder), Path(other_folder)]
     names = [load_metrics(folder)["framework"] for folder in folders]

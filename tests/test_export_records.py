@@ -1,5 +1,7 @@
 """Metrics files, publishing an export, checking model files, and the tables made from them."""
 
+import errno
+import hashlib
 import multiprocessing
 import os
 import shutil
@@ -65,30 +67,41 @@ def test_metrics_have_all_that_was_promised(exported):
     assert metrics["framework_version"] == "1.2.3"
     assert (metrics["seed"], metrics["epochs"], metrics["batch_size"]) == (5, 2, 32)
     assert metrics["parameters"] == 1_234_567
-    assert metrics["validation"].keys() == {"accuracy", "loss"}
-    assert metrics["validation"]["accuracy"] == 0.9
-    assert metrics["test"]["accuracy"] == 35 / 40
-    assert len(metrics["test"]["accuracy_ci95"]) == 2
-    assert metrics["test"].keys() >= {"loss", "ece", "per_class_accuracy"}
+    validation, test = evaluation(18, 20), evaluation(35, 40)
+    assert metrics["validation"] == {"accuracy": 0.9, "loss": validation.loss}
+    assert metrics["test"] == {**test._asdict(), "accuracy_ci95": list(test.accuracy_ci95)}
     assert metrics["training_seconds"] == 30
     assert metrics["seconds_per_epoch"] == 15
     assert metrics["device"] == "cpu"
     assert metrics["data_sha256"] == fmnist.DATA_SHA256
     assert metrics["settings"] == {"momentum": 0.9}
     assert metrics["history"] == HISTORY
+    sha256 = hashlib.sha256((exported / "model.bin").read_bytes()).hexdigest()
+    assert metrics["files_sha256"] == {"model.bin": sha256}
+
+
+def test_the_accuracy_of_an_absent_class_is_null(tmp_path):
+    save(tmp_path / "metrics.json", evaluation=evaluation(5, 5))
+    assert fmnist.load_metrics(tmp_path)["test"]["per_class_accuracy"]["Bag"] is None
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "error", "message"),
     [
-        ({"history": {**HISTORY, "loss": [1.0]}}, "history needs equally long lists"),
-        ({"history": {"loss": [1.0]}}, "history needs equally long lists"),
-        ({"history": {**HISTORY, "loss": [float("nan"), 1.0]}}, "not JSON compliant"),
+        ({"history": {**HISTORY, "loss": [1.0]}}, ValueError, "history needs equally long"),
+        ({"history": {"loss": [1.0]}}, ValueError, "history needs equally long"),
+        ({"history": {**HISTORY, "loss": [np.nan, 1.0]}}, ValueError, "not JSON compliant"),
+        ({"history": {**HISTORY, "seconds": [np.inf, 1.0]}}, ValueError, "not JSON compliant"),
+        ({"evaluation": evaluation(1, 2)._replace(loss=np.nan)}, ValueError, "not JSON compliant"),
+        ({"validation": evaluation(1, 2)._replace(loss=np.nan)}, ValueError, "not JSON compliant"),
+        ({"settings": {"optimizer": object()}}, TypeError, "not JSON serializable"),
+        ({"files": ["not-there.bin"]}, FileNotFoundError, "not-there.bin"),
+        ({"history": {key: [] for key in HISTORY}}, ValueError, "history needs equally long"),
     ],
 )
-def test_bad_metrics_are_refused_and_the_earlier_ones_stay(exported, changes, message):
+def test_bad_metrics_are_refused_and_the_earlier_ones_stay(exported, changes, error, message):
     before = (exported / "metrics.json").read_bytes()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(error, match=message):
         save(exported / "metrics.json", **changes)
     assert (exported / "metrics.json").read_bytes() == before
     assert not list(exported.glob(".*"))
@@ -100,7 +113,7 @@ def test_a_failing_write_leaves_the_earlier_metrics(exported, monkeypatch):
     def disk_full(self, text, **_):
         with self.open("w") as file:
             file.write(text[:10])
-        raise OSError(28, "No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", disk_full)
     with pytest.raises(OSError, match="No space left"):
@@ -195,6 +208,47 @@ def test_a_killed_export_leaves_the_earlier_models_whole(exported, tmp_path, fil
     assert contents(destination) == contents(exported)
 
 
+def test_an_export_killed_between_two_files_leaves_each_of_them_whole(exported, tmp_path):
+    destination = tmp_path / "models"
+    fmnist.publish(exported, destination)
+    earlier = contents(destination)
+    for path in exported.iterdir():
+        path.write_bytes(b"newer " + path.read_bytes())
+
+    def publish_and_die():
+        replace = Path.replace
+
+        def replace_and_die(copy, target):
+            replace(copy, target)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        Path.replace = replace_and_die
+        fmnist.publish(exported, destination)
+
+    process = multiprocessing.get_context("fork").Process(target=publish_and_die)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    found = contents(destination)
+    newer = [name for name in earlier if found[name] == b"newer " + earlier[name]]
+    assert len(newer) == 1
+    assert all(found[name] == earlier[name] for name in earlier if name not in newer)
+
+    fmnist.publish(exported, destination)
+    assert contents(destination) == contents(exported)
+
+
+def test_a_read_only_file_system_is_reported_like_a_read_only_folder(
+    exported, tmp_path, monkeypatch
+):
+    def read_only(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(shutil, "copyfile", read_only)
+    with pytest.raises(PermissionError, match="models cannot be written"):
+        fmnist.publish(exported, tmp_path / "models")
+
+
 @pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs POSIX permissions")
 def test_a_read_only_destination_is_named_and_so_is_the_export():
     root = Path(tempfile.mkdtemp())  # tmp_path may only be entered by its owner
@@ -243,16 +297,35 @@ def test_results_table(models):
     assert {len(row) for row in (line, *rows)} == {3}
     figures = {row[0]: row[1:] for row in rows}
     assert figures["accuracy on the 10,000 test images"] == ["**75.00%**", "**90.00%**"]
+    records = [fmnist.load_metrics(folder)["test"] for folder in models]
+    for name, expected in {
+        "its 95 % interval (Wilson)": [
+            "{:.2%} – {:.2%}".format(*r["accuracy_ci95"]) for r in records
+        ],
+        "test loss (mean cross-entropy)": [f"{r['loss']:.4f}" for r in records],
+        "expected calibration error": [f"{r['ece']:.2%}" for r in records],
+        "accuracy on the 5,000 validation images": ["90.00%"] * 2,
+        "epochs": ["2"] * 2,
+        "trained on": [f"cpu, {os.cpu_count()} cores"] * 2,
+    }.items():
+        assert figures[name] == expected
     assert figures["parameters"] == ["1,234,567"] * 2
     assert figures["training time"] == ["0.5 min (15.0 s per epoch)"] * 2
 
 
 def test_per_class_table(models):
-    header, _, *rows = cells(fmnist.per_class_table(models))
+    header, line, *rows = cells(fmnist.per_class_table(models))
     assert header == ["class", "PyTorch", "TensorFlow"]
+    assert {len(row) for row in (line, *rows)} == {3}
     assert [row[0] for row in rows] == list(fmnist.CLASS_NAMES)
     recorded = fmnist.load_metrics(models[0])["test"]["per_class_accuracy"]
     assert [row[1] for row in rows] == [f"{share:.1%}" for share in recorded.values()]
+
+
+def test_per_class_table_without_a_class(tmp_path):
+    save(tmp_path / "metrics.json", evaluation=evaluation(5, 5))
+    _, _, *rows = cells(fmnist.per_class_table([tmp_path]))
+    assert [row[0] for row in rows] == list(fmnist.CLASS_NAMES)
 
 
 def test_comparison_with_another_framework(models):
@@ -264,6 +337,27 @@ def test_comparison_with_another_framework(models):
     assert text.endswith("more than chance explains.")
 
 
+def test_comparison_of_the_same_predictions(models):
+    text = fmnist.comparison(np.arange(40) % 10, models[0], models[0])
+    assert "On 100.0% of the test images" in text
+    assert "with probability 1 (McNemar's exact test)" in text
+    assert text.endswith("so chance alone explains the difference in accuracy.")
+
+
+def test_comparison_has_the_figures_of_mcnemar(models):
+    y_true = np.arange(40) % 10
+    predictions = np.random.default_rng(0).integers(0, 10, (2, 40))
+    for folder, predicted in zip(models, predictions, strict=True):
+        np.savez_compressed(folder / "predictions.npz", test=predicted)
+    text = fmnist.comparison(y_true, *models)
+    result = fmnist.mcnemar(y_true, *predictions)
+    assert f"Only PyTorch is right on {result.only_first_right} images" in text
+    assert f"only TensorFlow on {result.only_second_right}." in text
+    assert f"with probability {result.p_value:.2g} " in text
+
+
 def test_comparison_before_the_other_notebook_has_run(models, tmp_path):
-    text = fmnist.comparison(np.arange(40) % 10, models[0], tmp_path / "none")
-    assert text.startswith("There are no results in")
+    other = tmp_path / "none"
+    assert fmnist.comparison(np.arange(40) % 10, models[0], other) == (
+        f"There are no results in `{other}` yet; run the other notebook first."
+    )

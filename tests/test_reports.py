@@ -1,12 +1,14 @@
 """The reports: classification report, confused pairs, evaluation, McNemar's test, settings."""
 
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 from sklearn import metrics
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
@@ -55,13 +57,24 @@ def test_report_has_the_figures_of_scikit_learn_by_name(labels):
 
 
 def test_report_is_right_when_classes_are_absent():
+    y_true, y_pred = [0, 0, 9, 9], [0, 9, 9, 9]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = rows(fmnist.classification_report([0, 0, 9, 9], [0, 9, 9, 9]))
+        found = rows(fmnist.classification_report(y_true, y_pred))
     assert found["T-shirt/top"] == ["1.000", "0.500", "0.667", "2"]
     assert found["Ankle boot"] == ["0.667", "1.000", "0.800", "2"]
     assert found["Coat"] == ["nan", "nan", "nan", "0"]
-    assert found["macro avg"][1] == "0.750"
+    present_only = metrics.classification_report(y_true, y_pred, output_dict=True)
+    for average in ("macro avg", "weighted avg"):
+        *figures, support = present_only[average].values()
+        assert found[average] == [*(f"{figure:.3f}" for figure in figures), f"{support:.0f}"]
+
+
+def test_report_of_a_class_that_is_predicted_but_absent():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = rows(fmnist.classification_report([0, 0], [0, 2]))
+    assert found["Pullover"] == ["0.000", "nan", "0.000", "0"]
 
 
 def test_most_confused_pairs_come_first_and_ties_in_class_order():
@@ -97,6 +110,16 @@ def test_accuracy_and_its_wilson_interval():
     assert evaluation.accuracy_ci95 == pytest.approx((0.2553, 0.3662), abs=5e-5)
 
 
+@pytest.mark.parametrize(("right", "of"), [(0, 20), (20, 20), (81, 263), (9_421, 10_000)])
+def test_wilson_interval_is_that_of_the_formula(right, of):
+    share, z = right / of, norm.ppf(0.975)
+    centre = share + z**2 / (2 * of)
+    half_width = z * np.sqrt(share * (1 - share) / of + z**2 / (4 * of**2))
+    expected = np.array([centre - half_width, centre + half_width]) / (1 + z**2 / of)
+    evaluation = fmnist.evaluate(np.zeros(of, int), certain((np.arange(of) >= right).astype(int)))
+    assert evaluation.accuracy_ci95 == pytest.approx(expected, abs=1e-12)
+
+
 def test_loss_is_the_mean_negative_log_probability():
     rng = np.random.default_rng(1)
     probabilities = rng.dirichlet(np.ones(10), 200)
@@ -106,7 +129,9 @@ def test_loss_is_the_mean_negative_log_probability():
 
 
 def test_loss_is_finite_when_the_true_class_was_ruled_out():
-    assert 30 < fmnist.evaluate([0], certain([1])).loss < 100
+    # scikit-learn takes a probability of 0 for the machine epsilon.
+    expected = -np.log(np.finfo(np.float64).eps)
+    assert fmnist.evaluate([0], certain([1])).loss == pytest.approx(expected)
 
 
 def with_confidence(confidence, count):
@@ -130,19 +155,42 @@ def test_calibration_errors_of_bins_are_weighted_and_do_not_cancel():
     assert fmnist.evaluate(y_true, probabilities).ece == pytest.approx(0.75 * 0.4 + 0.25 * 0.9)
 
 
+def test_a_confidence_of_one_falls_in_the_last_bin():
+    probabilities = np.concatenate([with_confidence(0.95, 20), with_confidence(1.0, 20)])
+    y_true = [0] * 39 + [1]  # errors of +0.05 * 20 and -1, which cancel in one bin only
+    assert fmnist.evaluate(y_true, probabilities).ece == pytest.approx(0)
+
+
 def test_accuracy_per_class_and_of_an_absent_one():
     per_class = fmnist.evaluate([0, 0, 1], certain([0, 1, 1])).per_class_accuracy
     assert list(per_class) == list(fmnist.CLASS_NAMES)
     assert (per_class["T-shirt/top"], per_class["Trouser"], per_class["Bag"]) == (0.5, 1.0, None)
 
 
-def test_rounding_of_short_floats_is_accepted():
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_rounding_of_short_floats_is_accepted(dtype):
     probabilities = np.random.default_rng(2).dirichlet(np.ones(10), 50)
-    rounded = probabilities.astype(np.float16)
+    rounded = probabilities.astype(dtype)
     assert np.abs(rounded.astype(float).sum(axis=1) - 1).max() > 0
     y_true = probabilities.argmax(axis=1)
     expected = fmnist.evaluate(y_true, probabilities)
     assert fmnist.evaluate(y_true, rounded).loss == pytest.approx(expected.loss, rel=1e-3)
+
+
+@pytest.mark.parametrize("total", [1 - 9e-4, 1 + 9e-4])
+def test_rows_that_miss_one_by_rounding_are_normalised(total):
+    probabilities = np.random.default_rng(3).dirichlet(np.ones(10), 50)
+    y_true = np.arange(50) % 10
+    expected = fmnist.evaluate(y_true, probabilities).loss
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fmnist.evaluate(y_true, total * probabilities).loss == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("total", [1 - 1.1e-3, 1 + 1.1e-3])
+def test_rows_that_miss_one_by_more_are_refused(total):
+    with pytest.raises(ValueError, match=f"row 0 sums to {total:.6g}"):
+        fmnist.evaluate([0], total * certain([0]))
 
 
 @pytest.mark.parametrize(
@@ -200,6 +248,22 @@ def test_mcnemar_of_the_same_predictions(labels):
     assert fmnist.mcnemar(*labels, labels[1]) == (0, 0, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ([0], [0, 1], "One entry per image is needed in each"),
+        ([0, 1], [0], "One entry per image is needed in each"),
+        ([0, 10], [0, 1], "must lie between 0 and 9; 10"),
+        ([0, 1], [0, -1], "second must lie between 0 and 9; -1"),
+        ([0, 1], [0.0, 1.0], "second must be whole numbers"),
+        ([0, 1], [[0, 1]], "second must have one dimension"),
+    ],
+)
+def test_mcnemar_refuses_bad_input(first, second, message):
+    with pytest.raises(ValueError, match=message):
+        fmnist.mcnemar([0, 1], first, second)
+
+
 def test_epoch_line_names_every_figure():
     history = {
         "loss": [1.0, 0.12345],
@@ -215,7 +279,9 @@ def test_epoch_line_names_every_figure():
     )
 
 
-@pytest.mark.parametrize(("text", "expected"), [(None, 7), ("", 7), (" 3 ", 3), ("1", 1)])
+@pytest.mark.parametrize(
+    ("text", "expected"), [(None, 7), ("", 7), ("  ", 7), (" 3 ", 3), ("1", 1)]
+)
 def test_a_setting_from_the_environment(monkeypatch, text, expected):
     monkeypatch.delenv("FMNIST_EPOCHS", raising=False)
     if text is not None:
@@ -236,6 +302,24 @@ def test_stderr_is_silenced_and_comes_back(capfd):
         raise KeyError
     os.write(2, b"heard again")
     assert capfd.readouterr().err == "heard again"
+
+
+def test_an_unfinished_line_is_silenced_too(repository):
+    code = (
+        "import sys, fmnist_utils\n"
+        "with fmnist_utils.native_stderr_silenced():\n"
+        "    sys.stderr.write('no newline')"
+    )
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    completed = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=repository,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert completed.stderr == ""
 
 
 @pytest.mark.parametrize(
