@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 OLDEST_READY := $(OLDEST)/.ready
+COLAB := .venv-colab
+COLAB_READY := $(COLAB)/.ready
 DATA := data/FashionMNIST/raw/.complete
 NOTEBOOKS := FashionMNIST_PyTorch.ipynb FashionMNIST_TensorFlow.ipynb
 
@@ -13,7 +15,7 @@ FETCH := $(BIN)/python -c "import fmnist_utils; print(fmnist_utils.fetch_fashion
 RUN := $(BIN)/jupyter nbconvert --log-level ERROR --to notebook --inplace
 NBVAL := $(BIN)/pytest -x --nbval --nbval-current-env -p no:cacheprovider
 
-.PHONY: notebooks test validate lab format clean
+.PHONY: notebooks test validate colab-test browser-test lab colab seeds benchmark exercises format clean
 
 ## notebooks: run both notebooks in full, in place; write the models, their metrics and the tables
 notebooks: $(READY) $(DATA)
@@ -38,9 +40,36 @@ validate: $(READY) $(DATA)
 	ln -s ../data build/data
 	cd build && ../$(NBVAL) $(NOTEBOOKS)
 
+## colab-test: both notebooks with one epoch and the versions that Colab has
+colab-test: $(COLAB_READY) $(DATA)
+	FMNIST_EPOCHS=1 $(COLAB)/bin/pytest -x --nbval --nbval-current-env -p no:cacheprovider $(NOTEBOOKS)
+
+## browser-test: both notebooks with one epoch in JupyterLab, in a real Chromium
+browser-test: $(READY) $(DATA)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/browser/requirements.txt
+	$(BIN)/pytest tests/browser
+
 ## lab: open JupyterLab here
 lab: $(READY) $(DATA)
 	$(BIN)/jupyter lab
+
+## colab: write the address REPO=owner/name into the notebooks and the README, for Colab
+colab: $(READY)
+	$(BIN)/python tools/set_colab_address.py "$(REPO)"
+
+## seeds: both notebooks in full with five seeds each; what differs is chance
+seeds: $(READY) $(DATA)
+	$(BIN)/python benchmarks/seeds.py
+
+## benchmark: the notebooks' training against that of the usual tutorials; an hour on a quiet machine
+benchmark: $(READY) $(DATA)
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/profile_epoch.py
+
+## exercises: what comes out of the exercises at the end of the notebooks
+exercises: $(READY) $(DATA)
+	$(BIN)/python benchmarks/exercises.py
+	$(BIN)/python tools/update_tables.py
 
 ## format: bring the code and the notebooks into shape
 format: $(READY)
@@ -49,17 +78,23 @@ format: $(READY)
 
 ## clean: remove what the other targets made, except for the results
 clean:
-	rm -rf $(VENV) $(OLDEST) data build .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(COLAB) data build .pytest_cache .ruff_cache
 
-$(READY): requirements.txt tests/requirements.txt constraints.txt
+$(READY): requirements.txt tests/requirements.txt benchmarks/requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		-r requirements.txt -r tests/requirements.txt -c constraints.txt
+		-r requirements.txt -r tests/requirements.txt -r benchmarks/requirements.txt -c constraints.txt
 	touch $@
 
 $(OLDEST_READY): tests/oldest-keras.txt
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+$(COLAB_READY): requirements.txt tests/requirements.txt tests/colab.txt
+	$(PYTHON) -m venv $(COLAB)
+	$(COLAB)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements.txt -r tests/requirements.txt -c tests/colab.txt
 	touch $@
 
 # Where no mirror answers, Debian's package brings the data, without being installed.

@@ -1,0 +1,216 @@
+"""Try a recipe on the validation images, and keep what came out in tuning.md.
+
+Settings that are not named have the values of the fields of `Recipe`. The test images are never
+read. Run it by, for instance,
+
+    python benchmarks/tuning.py second_channels=128 pooling=3 epochs=20
+"""
+
+import ast
+import dataclasses
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+import fmnist_utils as fmnist  # noqa: E402
+
+RESULTS = REPOSITORY / "benchmarks" / "results" / "tuning.json"
+STUDY = REPOSITORY / "benchmarks" / "tuning.md"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A network with two convolutions, and how to train it; the defaults are the starting point."""
+
+    first_channels: int = 32
+    second_channels: int = 64
+    first_kernel: int = 3
+    hidden: int = 512
+    pooling: int = 2  # size of the window; its step is 2
+    dropout_maps: float = 0.0  # whole maps after the second convolution
+    dropout_flat: float = 0.4  # single numbers, after flattening
+    dropout_hidden: float = 0.4
+    normalized: bool = False  # images with mean 0 and standard deviation 1
+    shift: int = 0  # pixels, at most
+    erasing: float = 0.0  # the share of the images in which a rectangle is erased
+    label_smoothing: float = 0.0
+    epochs: int = 20
+    batch_size: int = 256
+    learning_rate: float = 0.1
+    warmup: float = 0.1
+    weight_decay: float = 5e-4
+    seed: int = 0
+
+
+def build_network(recipe: Recipe) -> nn.Sequential:
+    """Build the network with Glorot's initial weights."""
+    pooled = (28 - recipe.pooling) // 2 + 1
+    pooled = (pooled - recipe.pooling) // 2 + 1
+    layers = [
+        nn.Conv2d(1, recipe.first_channels, recipe.first_kernel, padding=recipe.first_kernel // 2),
+        nn.MaxPool2d(recipe.pooling, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(recipe.first_channels, recipe.second_channels, 3, padding=1),
+        nn.MaxPool2d(recipe.pooling, stride=2),
+        nn.ReLU(),
+        nn.Dropout2d(recipe.dropout_maps) if recipe.dropout_maps else nn.Identity(),
+        nn.Flatten(),
+        nn.Dropout(recipe.dropout_flat) if recipe.dropout_flat else nn.Identity(),
+        nn.Linear(recipe.second_channels * pooled**2, recipe.hidden),
+        nn.ReLU(),
+        nn.Dropout(recipe.dropout_hidden) if recipe.dropout_hidden else nn.Identity(),
+        nn.Linear(recipe.hidden, 10),
+    ]
+    for layer in layers:
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
+def augmented(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Mirror half of the images, shift each by a random distance, and erase parts of some."""
+    count = len(images)
+    images = torch.where(torch.rand(count, 1, 1, 1) < 0.5, images.flip(-1), images)
+    if recipe.shift:
+        padded = functional.pad(images, [recipe.shift] * 4)
+        down = torch.randint(0, 2 * recipe.shift + 1, (count, 1, 1))
+        right = torch.randint(0, 2 * recipe.shift + 1, (count, 1, 1))
+        pixels = torch.arange(28)
+        rows, columns = pixels[None, :, None] + down, pixels[None, None, :] + right
+        images = padded[torch.arange(count)[:, None, None], 0, rows, columns][:, None]
+    if recipe.erasing:
+        images = with_erased_rectangles(images, recipe.erasing)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def with_erased_rectangles(images: torch.Tensor, share: float) -> torch.Tensor:
+    """Fill a rectangle of 2 to 10 pixels a side with a random grey, in a share of the images."""
+    one_each = (len(images), 1, 1, 1)
+    height, width = torch.randint(2, 11, one_each), torch.randint(2, 11, one_each)
+    top = (torch.rand(one_each) * (29 - height)).floor()
+    left = (torch.rand(one_each) * (29 - width)).floor()
+    rows, columns = torch.arange(28).view(1, 1, 28, 1), torch.arange(28).view(1, 1, 1, 28)
+    inside = (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
+    return torch.where(inside & (torch.rand(one_each) < share), torch.rand(one_each), images)
+
+
+def as_tensors(part: fmnist.Split, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images and labels of a part of the data set."""
+    images = torch.tensor(part.images)[:, None].float() / 255
+    if recipe.normalized:
+        images = (images - 0.286) / 0.353  # mean and standard deviation of the training images
+    return images, torch.tensor(part.labels)
+
+
+def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """Make the optimizer, with weight decay on the weights and none on the biases."""
+    weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    biases = [parameter for parameter in network.parameters() if parameter.ndim == 1]
+    return torch.optim.SGD(
+        [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": biases}],
+        lr=recipe.learning_rate,
+        momentum=0.9,
+        nesterov=True,
+        fused=True,
+    )
+
+
+def train(recipe: Recipe) -> dict[str, float]:
+    """Train by a recipe; return the figures of the last epoch and the seconds it all took."""
+    torch.manual_seed(recipe.seed)
+    data = fmnist.load_fashion_mnist(REPOSITORY / "data")
+    images, labels = as_tensors(data.train, recipe)
+    network = build_network(recipe)
+    optimizer = make_optimizer(network, recipe)
+    total = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
+    warmup = max(1, round(recipe.warmup * total))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: (
+            0.01 + 0.99 * step / warmup
+            if step < warmup
+            else 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+        ),
+    )
+    started = time.perf_counter()
+    for epoch in range(1, recipe.epochs + 1):
+        network.train()
+        correct = 0
+        for rows in torch.randperm(len(images)).split(recipe.batch_size):
+            with torch.autocast("cpu", torch.bfloat16, enabled=fmnist.cpu_has_bfloat16()):
+                logits = network(augmented(images[rows], recipe)).float()
+            loss = functional.cross_entropy(
+                logits, labels[rows], label_smoothing=recipe.label_smoothing
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            correct += (logits.argmax(dim=1) == labels[rows]).sum().item()
+        validation = validated(network, as_tensors(data.validation, recipe))
+        print(f"epoch {epoch}: {correct / len(images):.2%} {validation}", flush=True)
+    return {
+        "accuracy": correct / len(images),
+        **validation,
+        "seconds": time.perf_counter() - started,
+        "threads": torch.get_num_threads(),
+    }
+
+
+@torch.inference_mode()
+def validated(network: nn.Module, part: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:
+    """Return accuracy and loss on the validation images."""
+    network.eval()
+    images, labels = part
+    logits = torch.cat([network(batch) for batch in images.split(1_000)])
+    return {
+        "val_accuracy": (logits.argmax(dim=1) == labels).float().mean().item(),
+        "val_loss": functional.cross_entropy(logits, labels).item(),
+    }
+
+
+def table(runs: list[dict]) -> str:
+    """Tabulate the runs, the lowest validation loss first."""
+    lines = [
+        "| `python benchmarks/tuning.py` … | training accuracy | validation accuracy "
+        "| validation loss | minutes | threads |",
+        "|---|---|---|---|---|---|",
+    ]
+    for run in sorted(runs, key=lambda run: run["val_loss"]):
+        settings = " ".join(f"{name}={value}" for name, value in run["settings"].items())
+        lines.append(
+            f"| `{settings}` | {run['accuracy']:.2%} | {run['val_accuracy']:.2%} "
+            f"| {run['val_loss']:.4f} | {run['seconds'] / 60:.1f} | {run['threads']} |"
+        )
+    return "\n".join(lines)
+
+
+def keep(settings: dict, outcome: dict[str, float]) -> None:
+    """Add a run to the results, in place of an earlier one of the same settings."""
+    runs = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    runs = [run for run in runs if run["settings"] != settings]
+    runs.append({"settings": settings, **outcome})
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(runs, indent=2) + "\n", encoding="utf-8")
+    before, begin, rest = STUDY.read_text(encoding="utf-8").partition("<!-- runs -->\n")
+    _, end, after = rest.partition("<!-- end of runs -->")
+    text = f"{before}{begin}{table(runs)}\n{end}{after}"
+    STUDY.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    given = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    settings = {name: ast.literal_eval(value) for name, value in given.items()}
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
+    keep(settings, train(Recipe(**settings)))
