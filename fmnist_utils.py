@@ -734,7 +734,7 @@ def plot_network(layers: Sequence[tuple[str, Sequence[int]]]) -> Figure:
     """
     if not layers:
         raise ValueError("layers is empty; give at least one (name, shape).")
-    per_row = 7
+    per_row = 5
     rows = -(-len(layers) // per_row)
     figure = _new_figure(height=1.3 * rows + 0.4)
     axes = figure.subplots()
@@ -977,8 +977,8 @@ def plot_confused_pairs(
             axes.set_axis_off()
             axes.set_title(title, fontsize=FONT_SIZE)
             examples = np.flatnonzero((y_true == label) & (y_pred == prediction))
-            if len(examples):
-                axes.imshow(images[examples[0]], cmap="gray")
+            if len(examples):  # another one in each column, as the same class may come again
+                axes.imshow(images[examples[column % len(examples)]], cmap="gray")
     return figure
 
 

@@ -83,7 +83,8 @@ def augmented(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     count = len(images)
     images = torch.where(torch.rand(count, 1, 1, 1) < 0.5, images.flip(-1), images)
     if recipe.shift:
-        padded = functional.pad(images, [recipe.shift] * 4)
+        black = images.min().item()  # not zero, when the images are normalized
+        padded = functional.pad(images, [recipe.shift] * 4, value=black)
         down = torch.randint(0, 2 * recipe.shift + 1, (count, 1, 1))
         right = torch.randint(0, 2 * recipe.shift + 1, (count, 1, 1))
         pixels = torch.arange(28)

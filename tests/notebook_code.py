@@ -50,6 +50,11 @@ def run_notebook(framework, before_export="", allow_errors=False):
     return notebook
 
 
+def last_code_cell(notebook):
+    """Return the cell that exports."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
+
+
 def published_folder(notebook):
     """Return the folder that the last cell of an executed notebook says it exported to."""
-    return Path(notebook.cells[-1].outputs[0].text.splitlines()[0]).parent
+    return Path(last_code_cell(notebook).outputs[0].text.splitlines()[0]).parent

@@ -11,6 +11,7 @@ import fmnist_utils as fmnist
 
 TRAINING_IMAGES = 55_000
 LAYERS_WITH_WEIGHTS = ("Conv2d", "Linear")
+DROPOUTS = ("Dropout", "Dropout2d", "SpatialDropout2D")
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +98,10 @@ def twins(torch_and_keras, pytorch, tensorflow):
     exec(cell_containing("PyTorch", "model = FashionCNN()"), pytorch)
     copy_weights(torch, keras_model, pytorch["model"])
     for layer in keras_model.layers:
-        if type(layer).__name__ == "Dropout":
+        if type(layer).__name__ in DROPOUTS:
             layer.rate = 0.0
     for layer in pytorch["model"].layers:
-        if type(layer).__name__ == "Dropout":
+        if type(layer).__name__ in DROPOUTS:
             layer.p = 0.0
     return pytorch["model"], keras_model
 
@@ -119,9 +120,16 @@ def test_the_layers_have_the_same_number_of_parameters(twins):
 
 
 def test_the_layers_come_in_the_same_order(twins):
-    same = {"Conv2D": "Conv2d", "MaxPooling2D": "MaxPool2d", "Dense": "Linear"}
+    same = {
+        "Conv2D": "Conv2d",
+        "MaxPooling2D": "MaxPool2d",
+        "SpatialDropout2D": "Dropout2d",
+        "Dense": "Linear",
+    }
     pytorch_model, keras_model = twins
-    names = [type(layer).__name__ for layer in keras_model.layers]
+    rescaling, *layers = keras_model.layers
+    assert type(rescaling).__name__ == "Rescaling"  # PyTorch's forward does it
+    names = [type(layer).__name__ for layer in layers]
     assert [same.get(name, name) for name in names] == [
         type(layer).__name__ for layer in pytorch_model.layers
     ]
@@ -143,7 +151,7 @@ def test_the_logits_agree_on_all_test_images(torch_and_keras, twins, test_images
 def train_both(torch, twins, pytorch, tensorflow, data, rates):
     """Take a step with each learning rate on the same batches; return losses and parameters."""
     pytorch_model, keras_model = twins
-    exec(cell_containing("PyTorch", "torch.optim.SGD("), pytorch)
+    exec(cell_containing("PyTorch", "optimizer = torch.optim.SGD("), pytorch)
     tensorflow["schedule"] = rates[0]
     exec(cell_containing("TensorFlow", "keras.optimizers.SGD("), tensorflow)
     tensorflow["model"] = keras_model
@@ -263,22 +271,28 @@ def test_initial_weights_have_the_same_distribution(torch_and_keras, pytorch, te
 
 
 def test_dropout_rates(torch_and_keras, pytorch, tensorflow):
+    """On maps of 2×2 numbers, so that it shows whether whole maps are dropped or single numbers."""
     torch, keras, _ = torch_and_keras
     torch.manual_seed(0)
     keras.utils.set_random_seed(0)
-    rates = {framework: [] for framework in FRAMEWORKS}
+    dropped = {framework: [] for framework in FRAMEWORKS}
     for layer in pytorch["FashionCNN"]().train().layers:
-        if type(layer).__name__ == "Dropout":
-            share = (layer(torch.ones(1_000, 500)) == 0).float().mean().item()
-            assert share == pytest.approx(layer.p, abs=0.005)
-            rates["PyTorch"].append(layer.p)
+        if type(layer).__name__ in DROPOUTS:
+            result = layer(torch.ones(1_000, 100, 2, 2)).numpy()
+            dropped["PyTorch"].append((layer.p, result))
     for layer in tensorflow["build_model"]().layers:
-        if type(layer).__name__ == "Dropout":
-            share = float((np.asarray(layer(np.ones((1_000, 500)), training=True)) == 0).mean())
-            assert share == pytest.approx(layer.rate, abs=0.005)
-            rates["TensorFlow"].append(layer.rate)
-    assert rates["PyTorch"] == rates["TensorFlow"]
-    assert len(rates["PyTorch"]) >= 1
+        if type(layer).__name__ in DROPOUTS:
+            result = np.asarray(layer(np.ones((1_000, 2, 2, 100)), training=True))
+            dropped["TensorFlow"].append((layer.rate, result.transpose(0, 3, 1, 2)))
+    kinds = {}
+    for framework, results in dropped.items():
+        for rate, result in results:
+            zero = result == 0
+            assert zero.mean() == pytest.approx(rate, abs=0.005)
+            assert result[~zero] == pytest.approx(1 / (1 - rate))
+            whole_maps = (zero.all(axis=(2, 3)) == zero.any(axis=(2, 3))).all()
+            kinds.setdefault(framework, []).append((rate, bool(whole_maps)))
+    assert kinds["PyTorch"] == kinds["TensorFlow"] == [(0.2, True), (0.4, False)]
 
 
 def test_half_of_the_images_are_flipped(torch_and_keras, pytorch, tensorflow, data):

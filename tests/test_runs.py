@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from notebook_code import FRAMEWORKS, REPOSITORY, published_folder, run_notebook
+from notebook_code import FRAMEWORKS, REPOSITORY, last_code_cell, published_folder, run_notebook
 
 WEIGHT_FILES = {"PyTorch": "model.pt", "TensorFlow": "model.keras"}
 
@@ -112,7 +112,7 @@ def test_a_full_run_that_learned_too_little_fails_in_words(short_run, framework,
     monkeypatch.setenv("FMNIST_SEED", "1")
     before = checksums(REPOSITORY / "models")
     failed = run_notebook(framework, before_export="FULL_RUN_EPOCHS = 1", allow_errors=True)
-    (error,) = failed.cells[-1].outputs
+    (error,) = last_code_cell(failed).outputs
     assert "A full run should classify at least 90 % of the validation images" in error.evalue
     assert checksums(REPOSITORY / "models") == before
     assert printed_results(failed) != printed_results(short_run[0]), "the seed changes nothing"
