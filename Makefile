@@ -29,7 +29,7 @@ notebooks: $(READY) $(DATA)
 test: $(READY) $(OLDEST_READY) $(DATA)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore tests/browser --numprocesses 2 --dist loadfile
 	FMNIST_EPOCHS=1 $(NBVAL) $(NOTEBOOKS)
 
 ## validate: both notebooks with the full number of epochs, on a copy, so that the models here stay

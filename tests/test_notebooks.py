@@ -125,8 +125,8 @@ def test_compared_cells_that_print_have_saved_outputs(code):
         if "nbval-ignore-output" not in tags(cell):
             assert cell.execution_count
         if re.search(r"^ *(print|display|fmnist\.show)\(", cell.source, flags=re.MULTILINE):
-            prints_when_called = cell.source.startswith(("def ", "class "))
-            assert cell.outputs or prints_when_called, cell.source
+            prints_elsewhere = cell.source.startswith(("def ", "class ")) or "colab" in cell.source
+            assert cell.outputs or prints_elsewhere, cell.source
 
 
 def test_no_errors_and_nothing_on_stderr_in_the_saved_outputs(code):

@@ -189,7 +189,7 @@ def largest_difference(ours, theirs):
 def test_ten_steps_change_both_alike(torch_and_keras, twins, pytorch, tensorflow, data):
     torch = torch_and_keras[0]
     before = [parameter.detach().clone().numpy() for parameter in twins[0].parameters()]
-    losses, ours, theirs = train_both(torch, twins, pytorch, tensorflow, data, [0.02] * 10)
+    losses, ours, theirs = train_both(torch, twins, pytorch, tensorflow, data, [0.01] * 10)
     relative = np.abs(losses[:, 0] / losses[:, 1] - 1).max()
     print(
         f"after ten steps: losses differ by {relative:.1e} (relative), "

@@ -141,6 +141,8 @@ def test_a_notebook_runs_in_jupyterlab(name, jupyterlab, browser, project):
     training = code_cells.filter(has_text="trained for").locator(".jp-OutputArea-output")
     shown = set()
     prompt = code_cells.last.locator(".jp-InputPrompt")
+    # Until the run begins, the prompts are those of the saved notebook.
+    playwright.expect(prompt).to_have_text("[*]:", timeout=MINUTE)
     count = code_cells.count()
     deadline = time.monotonic() + 5 * 60
     while prompt.inner_text() != f"[{count}]:" or notebook.get_by_text("[*]:").count():
