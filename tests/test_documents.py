@@ -31,7 +31,20 @@ def test_the_notebooks_tell_the_committed_time_and_outcomes(name):
     assert update_tables.updated_notebook(name) == notebook, "run: python tools/update_tables.py"
 
 
-@pytest.mark.parametrize("name", [*update_tables.DOCUMENTS, "CONTRIBUTING.md"])
+def test_the_study_of_the_recipe_shows_its_runs():
+    """In a process of its own, since it imports PyTorch."""
+    code = (
+        "import json\nfrom benchmarks import tuning\n"
+        "runs = json.loads(tuning.RESULTS.read_text())\n"
+        "assert tuning.table(runs) in tuning.STUDY.read_text()"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
+
+
+DOCUMENTS = (*update_tables.DOCUMENTS, "CONTRIBUTING.md", "benchmarks/tuning.md")
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_relative_links_arrive(name):
     document = REPOSITORY / name
     links = re.findall(r"\]\((?!https?://)([^)]+)\)", document.read_text(encoding="utf-8"))
@@ -81,3 +94,17 @@ def test_the_saved_notebooks_show_the_committed_results():
         )
         assert f"test accuracy {test['accuracy']:.2%}" in printed
         assert f"test loss {test['loss']:.4f}" in printed
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_saved_notebooks_compare_the_committed_models(framework):
+    """The notebook that runs first compares itself with the other's model of an earlier run."""
+    (comparison,) = [
+        output.data["text/markdown"]
+        for cell in read_notebook(framework).cells
+        for output in cell.get("outputs", [])
+        if "text/markdown" in output.get("data", {})
+    ]
+    for folder in update_tables.FOLDERS:
+        accuracy = update_tables.fmnist.load_metrics(folder)["test"]["accuracy"]
+        assert f"**{accuracy:.2%}**" in comparison, f"run the {framework} notebook once more"
