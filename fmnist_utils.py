@@ -573,7 +573,7 @@ def plot_history(history: Mapping[str, Sequence[float]]) -> Figure:
             f"it has lengths {lengths}."
         )
     epochs = np.arange(1, lengths["loss"] + 1)
-    figure = _new_figure(height=4.2)
+    figure = new_figure(height=4.2)
     for axes, key, title, unit in zip(
         figure.subplots(1, 2),
         ("loss", "accuracy"),
@@ -635,7 +635,7 @@ def plot_confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, ax: Axes | None 
         for row in zip(counts, shares, strict=True)
     ]
     if ax is None:
-        ax = _new_figure(height=8.6).subplots()
+        ax = new_figure(height=8.6).subplots()
     seaborn.heatmap(
         shares,
         ax=ax,
@@ -736,7 +736,7 @@ def plot_network(layers: Sequence[tuple[str, Sequence[int]]]) -> Figure:
         raise ValueError("layers is empty; give at least one (name, shape).")
     per_row = 5
     rows = -(-len(layers) // per_row)
-    figure = _new_figure(height=1.3 * rows + 0.4)
+    figure = new_figure(height=1.3 * rows + 0.4)
     axes = figure.subplots()
     axes.set(xlim=(-0.5, per_row - 0.1), ylim=(0.5 - rows, 0.6), title="The network and its shapes")
     axes.set_axis_off()
@@ -778,7 +778,7 @@ def plot_learning_rate(epochs: ArrayLike, rates: ArrayLike) -> Figure:
     _check_lengths(epochs=epochs, rates=rates)
     if not len(rates):
         raise ValueError("rates is empty; give at least one learning rate.")
-    figure = _new_figure(height=2.8)
+    figure = new_figure(height=2.8)
     axes = figure.subplots()
     axes.plot(epochs, rates, color=TRAINING_COLOUR)
     axes.set(title="Learning rate: warm-up and cosine", xlabel="epoch", ylabel="learning rate")
@@ -815,7 +815,7 @@ def plot_filters(kernels: ArrayLike, image: ArrayLike, maps: ArrayLike) -> Figur
         )
     columns = 8
     rows = -(-len(kernels) // columns)
-    figure = _new_figure(height=1.6 * rows + 1.2)
+    figure = new_figure(height=1.6 * rows + 1.2)
     figure.suptitle("Filters of the first convolution, and their maps of the image on the left")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 7))
     axes = left.subplots()
@@ -851,7 +851,7 @@ def plot_class_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> Figure:
         If the labels have wrong shapes, values or lengths.
     """
     y_true, y_pred = _checked_pair(y_true, y_pred)
-    figure = _new_figure(height=4)
+    figure = new_figure(height=4)
     axes = figure.subplots()
     for label, name in enumerate(CLASS_NAMES):
         correct = y_pred[y_true == label] == label
@@ -900,7 +900,7 @@ def plot_reliability(y_true: ArrayLike, probabilities: ArrayLike) -> Figure:
     used = counts > 0
     accuracy = np.bincount(bins, weights=correct, minlength=CALIBRATION_BINS)[used] / counts[used]
     mean = np.bincount(bins, weights=confidence, minlength=CALIBRATION_BINS)[used] / counts[used]
-    figure = _new_figure(height=5.4)
+    figure = new_figure(height=5.4)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     above.plot([0, 1], [0, 1], "--", color="gray", label="perfectly calibrated")
     above.plot(mean, accuracy, marker="o", color=TRAINING_COLOUR, label="this model")
@@ -956,7 +956,7 @@ def plot_confused_pairs(
     pairs = most_confused(y_true, y_pred)[: _checked_count(count)]
     if not pairs:
         return _all_right(len(y_true))
-    figure = _new_figure(height=7.2)
+    figure = new_figure(height=7.2)
     figure.suptitle("The pairs of classes that are confused most often")
     grid = figure.subplots(3, len(pairs), squeeze=False)
     for column, pair in enumerate(pairs):
@@ -1007,7 +1007,7 @@ def plot_photo(
     """
     (prepared,) = _checked_images(np.asarray(prepared)[np.newaxis])
     (probabilities,) = _checked_probabilities(np.asarray(probabilities)[np.newaxis])
-    figure = _new_figure(height=3.3)
+    figure = new_figure(height=3.3)
     left, middle, right = figure.subplots(1, 3)
     left.imshow(np.asarray(_decoded_photo(photo)))
     left.set_title("the photo")
@@ -1048,14 +1048,21 @@ def show(figure: Figure, alt: str) -> None:
     display(Image(picture.getvalue(), alt=alt))
 
 
-def _new_figure(height: float) -> Figure:
+def new_figure(height: float) -> Figure:
+    """Return an empty figure, as wide as the page of a notebook.
+
+    Parameters
+    ----------
+    height : float
+        In inches; the width is 10.
+    """
     # Not by pyplot, which would keep every figure and have the notebook show it a second time.
     return Figure(figsize=(10, height), dpi=90, layout="constrained")
 
 
 def _gallery(images: np.ndarray, titles: Sequence[str], columns: int) -> Figure:
     rows = -(-len(images) // columns)
-    figure = _new_figure(height=rows * (10 / columns + 0.2 * (1 + titles[0].count("\n"))))
+    figure = new_figure(height=rows * (10 / columns + 0.2 * (1 + titles[0].count("\n"))))
     for axes in (grid := figure.subplots(rows, columns, squeeze=False)).flat:
         axes.set_axis_off()
     for axes, image, title in zip(grid.flat, images, titles):
@@ -1065,7 +1072,7 @@ def _gallery(images: np.ndarray, titles: Sequence[str], columns: int) -> Figure:
 
 
 def _all_right(count: int) -> Figure:
-    figure = _new_figure(height=1)
+    figure = new_figure(height=1)
     figure.text(0.5, 0.5, f"All {count:,} predictions are right.", ha="center", va="center")
     return figure
 
@@ -1504,7 +1511,7 @@ def save_metrics(
         "files_sha256": {Path(file).name: pooch.file_hash(str(file)) for file in files},
     }
     text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    _write_atomically(Path(path), text)
+    write_atomically(Path(path), text.encode())
 
 
 def publish(staging: StrPath, destination: StrPath) -> list[Path]:
@@ -1640,7 +1647,7 @@ def results_table(folders: Iterable[StrPath]) -> str:
         ),
         "trained on": lambda r: f"{r['device']}, {r['machine']['cpu_cores']} cores",
     }
-    return _markdown_table(
+    return markdown_table(
         ["", *(f"{record['framework']} {record['framework_version']}" for record in records)],
         [[name, *map(figure, records)] for name, figure in rows.items()],
     )
@@ -1660,7 +1667,7 @@ def per_class_table(folders: Iterable[StrPath]) -> str:
         A Markdown table.
     """
     records = [load_metrics(folder) for folder in folders]
-    return _markdown_table(
+    return markdown_table(
         ["class", *(record["framework"] for record in records)],
         [
             [
@@ -1714,16 +1721,32 @@ def comparison(y_true: ArrayLike, own_folder: StrPath, other_folder: StrPath) ->
     )
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all, with the folders that it lies in.
+
+    Parameters
+    ----------
+    path : Path
+    content : bytes
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Format a table in Markdown.
+
+    Parameters
+    ----------
+    header : sequence of str
+        The names of the columns.
+    rows : sequences of str
+        The cells of each row.
+    """
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -13,6 +13,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+import fmnist_utils as fmnist  # noqa: E402
 from benchmarks.notebook_code import FRAMEWORKS, run, training_code  # noqa: E402
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "exercises.json"
@@ -59,10 +60,10 @@ def outcome(framework: str, changes: list[tuple[str, str]]) -> dict[str, float]:
 
 if __name__ == "__main__":
     results = {"epochs": EPOCHS}
-    RESULTS.parent.mkdir(exist_ok=True)
     for framework in FRAMEWORKS:
         results[framework] = {}
         for name, changes in CHANGES.items():
             results[framework][name] = outcome(framework, changes[framework])
             print(framework, name, results[framework][name], flush=True)
-            RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            text = json.dumps(results, indent=2) + "\n"
+            fmnist.write_atomically(RESULTS, text.encode())

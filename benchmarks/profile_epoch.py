@@ -16,6 +16,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+import fmnist_utils as fmnist  # noqa: E402
 from benchmarks.notebook_code import (  # noqa: E402
     END_OF_TRAINING,
     FRAMEWORKS,
@@ -24,7 +25,7 @@ from benchmarks.notebook_code import (  # noqa: E402
     run,
     with_share_of_images,
 )
-from benchmarks.speed import machine, markdown_table, save  # noqa: E402
+from benchmarks.speed import machine, save  # noqa: E402
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 EPOCHS = 2  # the last one is timed, so that what the first one compiles is not counted
@@ -208,19 +209,22 @@ def summary(results: dict[str, Any]) -> str:
         "share of the GEMM rate": lambda r: f"{r['share_of_gemm_rate']:.0%}",
     }
     of_both = [results[framework.lower()] for framework in FRAMEWORKS]
-    figures = [["", *FRAMEWORKS]]
-    figures += [[name, *map(figure, of_both)] for name, figure in rows.items()]
-    operators = [["PyTorch operator", "calls", "self CPU time", "share"]]
-    operators += [
+    figures = fmnist.markdown_table(
+        ["", *FRAMEWORKS], [[name, *map(figure, of_both)] for name, figure in rows.items()]
+    )
+    operators = fmnist.markdown_table(
+        ["PyTorch operator", "calls", "self CPU time", "share"],
         [
-            f"`{row['operator']}`",
-            f"{row['calls']:,}",
-            f"{row['self_cpu_seconds']:.2f} s",
-            f"{row['share']:.1%}",
-        ]
-        for row in results["pytorch"]["top_operators"]
-    ]
-    return f"{markdown_table(figures)}\n\n{markdown_table(operators)}"
+            [
+                f"`{row['operator']}`",
+                f"{row['calls']:,}",
+                f"{row['self_cpu_seconds']:.2f} s",
+                f"{row['share']:.1%}",
+            ]
+            for row in results["pytorch"]["top_operators"]
+        ],
+    )
+    return f"{figures}\n\n{operators}"
 
 
 def main() -> None:

@@ -283,15 +283,8 @@ def save_runs(results: Path, runs: Runs, labels: np.ndarray) -> None:
     content["summary"] = summarise(runs, labels)
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     # In this order, so that there is no record without its predictions.
-    write_atomically(results / "seeds_predictions.npz", predictions.getvalue())
-    write_atomically(results / "seeds.json", text.encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file beside its place and move it there."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    fmnist.write_atomically(results / "seeds_predictions.npz", predictions.getvalue())
+    fmnist.write_atomically(results / "seeds.json", text.encode())
 
 
 # -------------------------------------------------------------------------------------------------
@@ -391,28 +384,32 @@ def framework_summary(tests: list[dict[str, Any]]) -> dict[str, Any] | None:
     }
 
 
-def markdown_table(summary: dict[str, Any]) -> str:
+def summary_table(summary: dict[str, Any]) -> str:
     """Tabulate a summary, in Markdown."""
-    lines = [
-        "| | runs | test accuracy (mean ± standard deviation) | lowest | test loss | ECE |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for framework, name in NAMES.items():
         if (own := summary[framework]) is None:
             continue
         accuracy = own["accuracy"]
         deviation = accuracy["standard_deviation"]
         spread = "" if deviation is None else f" ± {deviation:.2%}"
-        lines.append(
-            f"| {name} | {own['runs']} | {accuracy['mean']:.2%}{spread} "
-            f"| {accuracy['minimum']:.2%} | {own['loss']:.4f} | {own['ece']:.2%} |"
+        rows.append(
+            [
+                name,
+                f"{own['runs']}",
+                f"{accuracy['mean']:.2%}{spread}",
+                f"{accuracy['minimum']:.2%}",
+                f"{own['loss']:.4f}",
+                f"{own['ece']:.2%}",
+            ]
         )
-    return "\n".join(lines)
+    header = ["", "runs", "test accuracy (mean ± standard deviation)", "lowest", "test loss", "ECE"]
+    return fmnist.markdown_table(header, rows)
 
 
 def plot_accuracies(runs: Runs, summary: dict[str, Any]) -> Figure:
     """Draw the test accuracy of each run as a dot, and the mean of each framework as a line."""
-    figure = Figure(figsize=(10, 3), dpi=90, layout="constrained")
+    figure = fmnist.new_figure(height=3)
     axes = figure.add_subplot()
     frameworks = [framework for framework in NOTEBOOKS if summary[framework]]
     for row, framework in enumerate(frameworks):
@@ -545,7 +542,7 @@ def main(arguments: list[str] | None = None) -> None:
     save_runs(options.results, runs, labels)
     summary = summarise(runs, labels)
     plot_accuracies(runs, summary).savefig(options.results / "seeds.png")
-    print(markdown_table(summary))
+    print(summary_table(summary))
 
 
 if __name__ == "__main__":

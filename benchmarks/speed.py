@@ -293,17 +293,8 @@ def cpu_model() -> str | None:
 
 def save(path: Path, results: dict[str, Any]) -> None:
     """Write results as JSON; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Format rows, the first of which is the header, in Markdown."""
-    header, *others = rows
-    lines = [header, ["---"] * len(header), *others]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    text = json.dumps(results, indent=2, allow_nan=False) + "\n"
+    fmnist.write_atomically(path, text.encode())
 
 
 def summary(results: dict[str, Any]) -> str:
@@ -323,8 +314,8 @@ def summary(results: dict[str, Any]) -> str:
         "minutes to that, tutorial": lambda r: f"{r['peer_seconds_to_target'][0] / 60:.1f}",
         "tutorial / notebook, to that accuracy": lambda r: f"{r['ratios']['to_target']:.1f}",
     }
-    comparison = markdown_table(
-        [["", *FRAMEWORKS], *([name, *map(figure, of_both)] for name, figure in rows.items())]
+    comparison = fmnist.markdown_table(
+        ["", *FRAMEWORKS], [[name, *map(figure, of_both)] for name, figure in rows.items()]
     )
     return f"{comparison}\n\n{scaling_table(of_both)}"
 
@@ -341,7 +332,7 @@ def epochs_in_words(epochs: int) -> str:
 
 def scaling_table(of_both: Sequence[dict[str, Any]]) -> str:
     """Tabulate seconds per epoch and peak memory against share of the data and batch size."""
-    rows = [["", *(f"{name}, s per epoch (peak memory)" for name in FRAMEWORKS)]]
+    rows = []
     names = {
         "share": lambda share: f"{100 * share:g} % of the images",
         "batch_size": lambda size: f"batches of {size}",
@@ -353,17 +344,13 @@ def scaling_table(of_both: Sequence[dict[str, Any]]) -> str:
                 for step in steps
             ]
             rows.append([name(steps[0][key]), *costs])
-    return markdown_table(rows)
-
-
-def new_figure(height: float) -> Figure:
-    """Return an empty figure, as wide as those of the notebooks."""
-    return Figure(figsize=(10, height), dpi=90, layout="constrained")
+    header = ["", *(f"{name}, s per epoch (peak memory)" for name in FRAMEWORKS)]
+    return fmnist.markdown_table(header, rows)
 
 
 def speed_figure(results: dict[str, Any]) -> Figure:
     """Draw the times of the notebooks and of the tutorials as bars."""
-    figure = new_figure(height=3.6)
+    figure = fmnist.new_figure(height=3.6)
     left, right = figure.subplots(1, 2)
     of_both = {name: results[name.lower()] for name in FRAMEWORKS}
     bars(
@@ -423,7 +410,7 @@ def bars(
 
 def scaling_figure(results: dict[str, Any]) -> Figure:
     """Draw the seconds per epoch against the share of the data and against the batch size."""
-    figure = new_figure(height=3.6)
+    figure = fmnist.new_figure(height=3.6)
     left, right = figure.subplots(1, 2, sharey=True)
     colours = (fmnist.TRAINING_COLOUR, fmnist.VALIDATION_COLOUR)
     for axes, key in ((left, "share"), (right, "batch_size")):

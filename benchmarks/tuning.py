@@ -42,7 +42,8 @@ class Recipe:
     dropout_hidden: float = 0.4
     normalized: bool = False  # images with mean 0 and standard deviation 1
     shift: int = 0  # pixels, at most
-    erasing: float = 0.0  # the share of the images in which a rectangle is erased
+    erasing: float = 0.0  # the share of the batches in which a rectangle is blackened
+    erased_side: int = 10  # pixels, at most
     label_smoothing: float = 0.0
     epochs: int = 20
     batch_size: int = 256
@@ -79,31 +80,20 @@ def build_network(recipe: Recipe) -> nn.Sequential:
 
 
 def augmented(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """Mirror half of the images, shift each by a random distance, and erase parts of some."""
-    count = len(images)
-    images = torch.where(torch.rand(count, 1, 1, 1) < 0.5, images.flip(-1), images)
+    """Mirror half of the images; shift, and erase a rectangle of, the batch as a whole."""
+    images = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(-1), images)
+    black = images.min().item()  # not zero, when the images are normalized
     if recipe.shift:
-        black = images.min().item()  # not zero, when the images are normalized
         padded = functional.pad(images, [recipe.shift] * 4, value=black)
-        down = torch.randint(0, 2 * recipe.shift + 1, (count, 1, 1))
-        right = torch.randint(0, 2 * recipe.shift + 1, (count, 1, 1))
-        pixels = torch.arange(28)
-        rows, columns = pixels[None, :, None] + down, pixels[None, None, :] + right
-        images = padded[torch.arange(count)[:, None, None], 0, rows, columns][:, None]
-    if recipe.erasing:
-        images = with_erased_rectangles(images, recipe.erasing)
+        top, left = torch.randint(0, 2 * recipe.shift + 1, (2,)).tolist()
+        images = padded[..., top : top + 28, left : left + 28]
+    if torch.rand(()) < recipe.erasing:
+        height, width = torch.randint(2, recipe.erased_side + 1, (2,)).tolist()
+        top = torch.randint(0, 29 - height, ()).item()
+        left = torch.randint(0, 29 - width, ()).item()
+        images = images.clone()
+        images[..., top : top + height, left : left + width] = black
     return images.contiguous(memory_format=torch.channels_last)
-
-
-def with_erased_rectangles(images: torch.Tensor, share: float) -> torch.Tensor:
-    """Fill a rectangle of 2 to 10 pixels a side with a random grey, in a share of the images."""
-    one_each = (len(images), 1, 1, 1)
-    height, width = torch.randint(2, 11, one_each), torch.randint(2, 11, one_each)
-    top = (torch.rand(one_each) * (29 - height)).floor()
-    left = (torch.rand(one_each) * (29 - width)).floor()
-    rows, columns = torch.arange(28).view(1, 1, 28, 1), torch.arange(28).view(1, 1, 1, 28)
-    inside = (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
-    return torch.where(inside & (torch.rand(one_each) < share), torch.rand(one_each), images)
 
 
 def as_tensors(part: fmnist.Split, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
@@ -183,18 +173,28 @@ def validated(network: nn.Module, part: tuple[torch.Tensor, torch.Tensor]) -> di
 
 def table(runs: list[dict]) -> str:
     """Tabulate the runs, the lowest validation loss first."""
-    lines = [
-        "| `python benchmarks/tuning.py` … | training accuracy | validation accuracy "
-        "| validation loss | minutes | threads |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for run in sorted(runs, key=lambda run: run["val_loss"]):
         settings = " ".join(f"{name}={value}" for name, value in run["settings"].items())
-        lines.append(
-            f"| `{settings}` | {run['accuracy']:.2%} | {run['val_accuracy']:.2%} "
-            f"| {run['val_loss']:.4f} | {run['seconds'] / 60:.1f} | {run['threads']} |"
+        rows.append(
+            [
+                f"`{settings}`",
+                f"{run['accuracy']:.2%}",
+                f"{run['val_accuracy']:.2%}",
+                f"{run['val_loss']:.4f}",
+                f"{run['seconds'] / 60:.1f}",
+                f"{run['threads']}",
+            ]
         )
-    return "\n".join(lines)
+    header = [
+        "`python benchmarks/tuning.py` …",
+        "training accuracy",
+        "validation accuracy",
+        "validation loss",
+        "minutes",
+        "threads",
+    ]
+    return fmnist.markdown_table(header, rows)
 
 
 def keep(settings: dict, outcome: dict[str, float]) -> None:
@@ -202,12 +202,11 @@ def keep(settings: dict, outcome: dict[str, float]) -> None:
     runs = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
     runs = [run for run in runs if run["settings"] != settings]
     runs.append({"settings": settings, **outcome})
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(runs, indent=2) + "\n", encoding="utf-8")
+    fmnist.write_atomically(RESULTS, f"{json.dumps(runs, indent=2)}\n".encode())
     before, begin, rest = STUDY.read_text(encoding="utf-8").partition("<!-- runs -->\n")
     _, end, after = rest.partition("<!-- end of runs -->")
     text = f"{before}{begin}{table(runs)}\n{end}{after}"
-    STUDY.write_text(text, encoding="utf-8")
+    fmnist.write_atomically(STUDY, text.encode())
 
 
 if __name__ == "__main__":

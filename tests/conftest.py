@@ -1,14 +1,9 @@
 """Fixtures that several test modules share."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))
-
-import fmnist_utils as fmnist  # noqa: E402
+import fmnist_utils as fmnist
+from benchmarks.notebook_code import REPOSITORY
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-FRAMEWORKS = ("PyTorch", "TensorFlow")
+from benchmarks.notebook_code import REPOSITORY, cell_number, code_cells
 
 
 def read_notebook(framework):
@@ -16,10 +15,8 @@ def read_notebook(framework):
 
 def cell_containing(framework, text):
     """Return the source of the one code cell that contains `text`."""
-    cells = [cell for cell in read_notebook(framework).cells if cell.cell_type == "code"]
-    found = [cell.source for cell in cells if text in cell.source]
-    assert len(found) == 1, f"{len(found)} cells of the {framework} notebook contain {text!r}"
-    return found[0]
+    cells = code_cells(framework)
+    return cells[cell_number(cells, text)]
 
 
 def cell_tagged(framework, tag):

@@ -9,12 +9,11 @@ import sys
 import nbclient
 import nbformat
 import pytest
-from notebook_code import FRAMEWORKS, REPOSITORY, cell_containing
+import set_colab_address as colab
+from notebook_code import cell_containing
 
 import fmnist_utils as fmnist
-
-sys.path.insert(0, str(REPOSITORY / "tools"))
-import set_colab_address as colab
+from benchmarks.notebook_code import FRAMEWORKS, REPOSITORY
 
 DOCUMENTS = ("README.md", *colab.NOTEBOOKS)
 

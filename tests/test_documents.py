@@ -6,10 +6,10 @@ import sys
 
 import nbformat
 import pytest
-from notebook_code import FRAMEWORKS, REPOSITORY, cell_tagged, read_notebook
-
-sys.path.insert(0, str(REPOSITORY / "tools"))
 import update_tables
+from notebook_code import cell_tagged, read_notebook
+
+from benchmarks.notebook_code import FRAMEWORKS, REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)

@@ -110,12 +110,12 @@ def test_bad_metrics_are_refused_and_the_earlier_ones_stay(exported, changes, er
 def test_a_failing_write_leaves_the_earlier_metrics(exported, monkeypatch):
     before = (exported / "metrics.json").read_bytes()
 
-    def disk_full(self, text, **_):
-        with self.open("w") as file:
-            file.write(text[:10])
+    def disk_full(self, content):
+        with self.open("wb") as file:
+            file.write(content[:10])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", disk_full)
+    monkeypatch.setattr(Path, "write_bytes", disk_full)
     with pytest.raises(OSError, match="No space left"):
         save(exported / "metrics.json", seed=6)
     assert (exported / "metrics.json").read_bytes() == before

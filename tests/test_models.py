@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from notebook_code import REPOSITORY, cell_tagged
+from notebook_code import cell_tagged
 
 import fmnist_utils as fmnist
+from benchmarks.notebook_code import REPOSITORY
 
 MODELS = REPOSITORY / "models"
 OLDEST_PYTHON = REPOSITORY / ".venv-oldest" / "bin" / "python"

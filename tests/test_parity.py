@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from notebook_code import FRAMEWORKS, cell_containing, cell_tagged
+from notebook_code import cell_containing, cell_tagged
 from scipy import stats
 
 import fmnist_utils as fmnist
+from benchmarks.notebook_code import FRAMEWORKS
 
 TRAINING_IMAGES = 55_000
 LAYERS_WITH_WEIGHTS = ("Conv2d", "Linear")

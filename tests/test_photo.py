@@ -3,10 +3,10 @@
 import numpy as np
 import onnxruntime
 import pytest
-from notebook_code import REPOSITORY
 from PIL import Image
 
 import fmnist_utils as fmnist
+from benchmarks.notebook_code import REPOSITORY
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ import json
 
 import numpy as np
 import pytest
-from notebook_code import FRAMEWORKS, REPOSITORY, last_code_cell, published_folder, run_notebook
+from notebook_code import last_code_cell, published_folder, run_notebook
+
+from benchmarks.notebook_code import FRAMEWORKS, REPOSITORY
 
 WEIGHT_FILES = {"PyTorch": "model.pt", "TensorFlow": "model.keras"}
 

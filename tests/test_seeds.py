@@ -13,9 +13,9 @@ import nbformat
 import numpy as np
 import pytest
 from distributed import LocalCluster
-from notebook_code import REPOSITORY
 
 from benchmarks import seeds
+from benchmarks.notebook_code import REPOSITORY
 
 LABELS = np.zeros(10_000, np.uint8)
 
@@ -115,7 +115,7 @@ def test_the_summary_has_the_figures_by_hand():
     }
     assert summary["tensorflow"]["accuracy"]["standard_deviation"] is None
     assert summary["difference"]["mean"] == pytest.approx(0.01)
-    assert seeds.markdown_table(summary).splitlines()[2:] == [
+    assert seeds.summary_table(summary).splitlines()[2:] == [
         "| PyTorch | 3 | 92.00% ± 2.00% | 90.00% | 0.2000 | 3.00% |",
         "| TensorFlow | 1 | 91.00% | 91.00% | 0.2000 | 1.00% |",
     ]

@@ -6,13 +6,13 @@ import sys
 
 import numpy as np
 import pytest
-from notebook_code import REPOSITORY
 
 import fmnist_utils as fmnist
 from benchmarks import profile_epoch, speed
 from benchmarks.notebook_code import (
     DROP_IMAGES,
     FRAMEWORKS,
+    REPOSITORY,
     cell_number,
     code_cells,
     with_batch_size,

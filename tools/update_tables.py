@@ -24,7 +24,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 import fmnist_utils as fmnist  # noqa: E402
 from benchmarks.notebook_code import code_sha256  # noqa: E402
-from benchmarks.seeds import markdown_table  # noqa: E402
+from benchmarks.seeds import summary_table  # noqa: E402
 
 DOCUMENTS = ("README.md", "models/README.md", "benchmarks/README.md")
 NOTEBOOKS = {
@@ -79,8 +79,10 @@ def no_clothes_table() -> str:
     """Tabulate what the models say of images that are no clothes."""
     sessions = [onnxruntime.InferenceSession(folder / "model.onnx") for folder in FOLDERS]
     names = [fmnist.load_metrics(folder)["framework"] for folder in FOLDERS]
-    headings = [f"{name}: most often | {name}: at least 90 % sure" for name in names]
-    lines = [f"| shown | {' | '.join(headings)} |", f"|{'---|' * (1 + 2 * len(names))}"]
+    header = ["shown"]
+    for name in names:
+        header += [f"{name}: most often", f"{name}: at least 90 % sure"]
+    rows = []
     for shown, images in images_of_no_clothes().items():
         cells = []
         for session in sessions:
@@ -88,8 +90,8 @@ def no_clothes_table() -> str:
             counts = np.bincount(probabilities.argmax(axis=1), minlength=10)
             sure = (probabilities.max(axis=1) >= 0.9).mean()
             cells += [f"{fmnist.CLASS_NAMES[counts.argmax()]}", f"{sure:.0%}"]
-        lines.append(f"| {shown} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([shown, *cells])
+    return fmnist.markdown_table(header, rows)
 
 
 def benchmark(name: str) -> dict | list:
@@ -126,14 +128,11 @@ def results_with_seeds() -> str:
 def comparison_table() -> str:
     """Tabulate what others report, and the committed runs above them."""
     own = "; ".join(f"{fmnist.load_metrics(folder)['test']['accuracy']:.3f}" for folder in FOLDERS)
-    return "\n".join(
-        [
-            "| network | test accuracy |",
-            "|---|---|",
-            f"| **these notebooks**: PyTorch; TensorFlow | **{own.replace('0.', '.')}** |",
-            *(f"| {network} | {accuracy} |" for network, accuracy in OTHERS.items()),
-        ]
-    )
+    rows = [
+        ["**these notebooks**: PyTorch; TensorFlow", f"**{own.replace('0.', '.')}**"],
+        *OTHERS.items(),
+    ]
+    return fmnist.markdown_table(["network", "test accuracy"], rows)
 
 
 def seeds_paragraph() -> str:
@@ -144,7 +143,7 @@ def seeds_paragraph() -> str:
     difference = summary["difference"]
     low, high = difference["ci95"]
     return (
-        f"{markdown_table(summary)}\n\n"
+        f"{summary_table(summary)}\n\n"
         f"PyTorch's mean accuracy minus TensorFlow's is {difference['mean']:+.2%}, with a 95 % "
         f"interval from {low:+.2%} to {high:+.2%} (bootstrap over images and seeds).\n\n"
         "![The test accuracy of each run, a dot a seed](results/seeds.png)"
@@ -154,16 +153,14 @@ def seeds_paragraph() -> str:
 def recipe_table() -> str:
     """Tabulate what the parts of the recipe brought on the validation images, one by one."""
     runs = benchmark("tuning")
-    lines = [
-        "| each line changes one thing in the line before | validation accuracy | loss |",
-        "|---|---|---|",
-    ]
+    rows = []
     settings: dict[str, Any] = {"epochs": 20}
     for words, change in RECIPE.items():
         settings = settings | change
         (run,) = [run for run in runs if run["settings"] == settings]
-        lines.append(f"| {words} | {run['val_accuracy']:.2%} | {run['val_loss']:.4f} |")
-    return "\n".join(lines)
+        rows.append([words, f"{run['val_accuracy']:.2%}", f"{run['val_loss']:.4f}"])
+    header = ["each line changes one thing in the line before", "validation accuracy", "loss"]
+    return fmnist.markdown_table(header, rows)
 
 
 @functools.cache
