@@ -15,7 +15,7 @@ FETCH := $(BIN)/python -c "import fmnist_utils; print(fmnist_utils.fetch_fashion
 RUN := $(BIN)/jupyter nbconvert --log-level ERROR --to notebook --inplace
 NBVAL := $(BIN)/pytest -x --nbval --nbval-current-env -p no:cacheprovider
 
-.PHONY: notebooks test validate colab-test browser-test lab colab seeds benchmark exercises format clean
+.PHONY: notebooks test validate slow-test colab-test browser-test lab colab seeds benchmark exercises format clean
 
 ## notebooks: run both notebooks in full, in place; write the models, their metrics and the tables
 notebooks: $(READY) $(DATA)
@@ -29,7 +29,7 @@ notebooks: $(READY) $(DATA)
 test: $(READY) $(OLDEST_READY) $(DATA)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pytest --ignore tests/browser --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --ignore tests/browser -m "not slow" --numprocesses 2 --dist loadfile
 	FMNIST_EPOCHS=1 $(NBVAL) $(NOTEBOOKS)
 
 ## validate: both notebooks with the full number of epochs, on a copy, so that the models here stay
@@ -39,6 +39,10 @@ validate: $(READY) $(DATA)
 	cp -r $(NOTEBOOKS) fmnist_utils.py models build/
 	ln -s ../data build/data
 	cd build && ../$(NBVAL) $(NOTEBOOKS)
+
+## slow-test: the notebooks in a stand-in for Colab, and a study over seeds in which a worker dies
+slow-test: $(READY) $(DATA)
+	$(BIN)/pytest --ignore tests/browser -m slow
 
 ## colab-test: both notebooks with one epoch and the versions that Colab has
 # PyTorch's exporter of that time warns of its own use of something deprecated.

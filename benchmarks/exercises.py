@@ -22,14 +22,9 @@ EPOCHS = 5
 # What to replace in the code of each notebook, by exercise.
 CHANGES = {
     "unchanged": {"PyTorch": [], "TensorFlow": []},
-    "no mirroring": {
-        "PyTorch": [("return torch.where(flipped, images.flip(-1), images)", "return images")],
-        "TensorFlow": [
-            (
-                "return tf.where(flipped, images[:, :, ::-1], images), labels",
-                "return images, labels",
-            )
-        ],
+    "no augmentation": {
+        "PyTorch": [("shift_and_erase(flip_half(train_images[rows]))", "train_images[rows]")],
+        "TensorFlow": [("    .map(flip_half)\n    .map(shift_and_erase)\n", "")],
     },
     "no dropout": {
         "PyTorch": [("nn.Dropout(0.4)", "nn.Dropout(0.0)"), ("Dropout2d(0.2)", "Dropout2d(0.0)")],

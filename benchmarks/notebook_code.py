@@ -31,10 +31,14 @@ DROP_IMAGES = {
 }
 
 
+def read_notebook(framework: str) -> nbformat.NotebookNode:
+    """Return a notebook, ``"PyTorch"`` or ``"TensorFlow"``."""
+    return nbformat.read(REPOSITORY / f"FashionMNIST_{framework}.ipynb", as_version=4)
+
+
 def code_cells(framework: str) -> list[str]:
     """Return the sources of the code cells of a notebook."""
-    notebook = nbformat.read(REPOSITORY / f"FashionMNIST_{framework}.ipynb", as_version=4)
-    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return [cell.source for cell in read_notebook(framework).cells if cell.cell_type == "code"]
 
 
 def cell_number(cells: Sequence[str], text: str) -> int:

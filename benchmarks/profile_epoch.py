@@ -22,6 +22,8 @@ from benchmarks.notebook_code import (  # noqa: E402
     FRAMEWORKS,
     cell_number,
     code_cells,
+    code_sha256,
+    read_notebook,
     run,
     with_share_of_images,
 )
@@ -172,6 +174,8 @@ def measure(share: float = 1) -> dict[str, Any]:
         framework.lower(): shares(counted | of_framework)
         for framework, of_framework in measured.items()
     }
+    for framework in FRAMEWORKS:
+        results[framework.lower()]["code_sha256"] = code_sha256(read_notebook(framework))
     results["pytorch"]["top_operators"] = run(["-c", profiled_program(share)], FMNIST_EPOCHS="1")
     return results
 

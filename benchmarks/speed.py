@@ -31,6 +31,8 @@ from benchmarks.notebook_code import (  # noqa: E402
     FRAMEWORKS,
     cell_number,
     code_cells,
+    code_sha256,
+    read_notebook,
     run,
     with_batch_size,
     with_share_of_images,
@@ -297,8 +299,8 @@ def save(path: Path, results: dict[str, Any]) -> None:
     fmnist.write_atomically(path, text.encode())
 
 
-def summary(results: dict[str, Any]) -> str:
-    """Tabulate the comparison with the tutorials, and below it the cost as work grows."""
+def comparison_table(results: dict[str, Any]) -> str:
+    """Tabulate the comparison with the tutorials."""
     of_both = [results[framework.lower()] for framework in FRAMEWORKS]
     rows = {
         "seconds per epoch, notebook": lambda r: f"{statistics.median(r['seconds_per_epoch']):.1f}",
@@ -314,10 +316,9 @@ def summary(results: dict[str, Any]) -> str:
         "minutes to that, tutorial": lambda r: f"{r['peer_seconds_to_target'][0] / 60:.1f}",
         "tutorial / notebook, to that accuracy": lambda r: f"{r['ratios']['to_target']:.1f}",
     }
-    comparison = fmnist.markdown_table(
+    return fmnist.markdown_table(
         ["", *FRAMEWORKS], [[name, *map(figure, of_both)] for name, figure in rows.items()]
     )
-    return f"{comparison}\n\n{scaling_table(of_both)}"
 
 
 def with_range(ratio: dict[str, float]) -> str:
@@ -330,8 +331,9 @@ def epochs_in_words(epochs: int) -> str:
     return f"{epochs} epoch{'' if epochs == 1 else 's'}"
 
 
-def scaling_table(of_both: Sequence[dict[str, Any]]) -> str:
+def scaling_table(results: dict[str, Any]) -> str:
     """Tabulate seconds per epoch and peak memory against share of the data and batch size."""
+    of_both = [results[framework.lower()] for framework in FRAMEWORKS]
     rows = []
     names = {
         "share": lambda share: f"{100 * share:g} % of the images",
@@ -438,7 +440,10 @@ def scaling_figure(results: dict[str, Any]) -> Figure:
 
 def main() -> None:
     """Measure everything, from nothing, and report it."""
-    results: dict[str, Any] = {framework.lower(): {} for framework in FRAMEWORKS}
+    results: dict[str, Any] = {
+        framework.lower(): {"code_sha256": code_sha256(read_notebook(framework))}
+        for framework in FRAMEWORKS
+    }
     results["machine"] = machine()
     for measure in (measure_epochs, measure_target, measure_scaling):
         for framework in FRAMEWORKS:
@@ -449,7 +454,7 @@ def main() -> None:
     save(RESULTS / "speed.json", results)
     speed_figure(results).savefig(RESULTS / "speed.png")
     scaling_figure(results).savefig(RESULTS / "scaling.png")
-    print(summary(results))
+    print(comparison_table(results), scaling_table(results), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -42,8 +42,7 @@ class Recipe:
     dropout_hidden: float = 0.4
     normalized: bool = False  # images with mean 0 and standard deviation 1
     shift: int = 0  # pixels, at most
-    erasing: float = 0.0  # the share of the batches in which a rectangle is blackened
-    erased_side: int = 10  # pixels, at most
+    erased_side: int = 0  # of the rectangle that is blackened; pixels, at most
     label_smoothing: float = 0.0
     epochs: int = 20
     batch_size: int = 256
@@ -80,18 +79,16 @@ def build_network(recipe: Recipe) -> nn.Sequential:
 
 
 def augmented(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """Mirror half of the images; shift, and erase a rectangle of, the batch as a whole."""
+    """Mirror half of the images; shift the batch as a whole, and blacken a rectangle in it."""
     images = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(-1), images)
     black = images.min().item()  # not zero, when the images are normalized
     if recipe.shift:
         padded = functional.pad(images, [recipe.shift] * 4, value=black)
-        top, left = torch.randint(0, 2 * recipe.shift + 1, (2,)).tolist()
-        images = padded[..., top : top + 28, left : left + 28]
-    if torch.rand(()) < recipe.erasing:
-        height, width = torch.randint(2, recipe.erased_side + 1, (2,)).tolist()
-        top = torch.randint(0, 29 - height, ()).item()
-        left = torch.randint(0, 29 - width, ()).item()
-        images = images.clone()
+        down, right = torch.randint(2 * recipe.shift + 1, (2,)).tolist()
+        images = padded[..., down : down + 28, right : right + 28]
+    if recipe.erased_side:
+        height, width = torch.randint(recipe.erased_side + 1, (2,)).tolist()
+        top, left = torch.randint(29 - height, ()).item(), torch.randint(29 - width, ()).item()
         images[..., top : top + height, left : left + width] = black
     return images.contiguous(memory_format=torch.channels_last)
 

@@ -4,13 +4,8 @@ import os
 from pathlib import Path
 
 import nbclient
-import nbformat
 
-from benchmarks.notebook_code import REPOSITORY, cell_number, code_cells
-
-
-def read_notebook(framework):
-    return nbformat.read(REPOSITORY / f"FashionMNIST_{framework}.ipynb", as_version=4)
+from benchmarks.notebook_code import REPOSITORY, cell_number, code_cells, read_notebook
 
 
 def cell_containing(framework, text):

@@ -122,6 +122,7 @@ def git(*arguments, folder):
     return finished.stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_notebook_alone_runs_through_with_a_repository(framework, in_colab, tmp_path):
     origin = tmp_path / "origin"

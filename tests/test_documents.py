@@ -7,9 +7,9 @@ import sys
 import nbformat
 import pytest
 import update_tables
-from notebook_code import cell_tagged, read_notebook
+from notebook_code import cell_tagged
 
-from benchmarks.notebook_code import FRAMEWORKS, REPOSITORY
+from benchmarks.notebook_code import FRAMEWORKS, REPOSITORY, read_notebook
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)

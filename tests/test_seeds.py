@@ -303,6 +303,7 @@ def workers_in_training(study, log):
     return first, second
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_only_its_own_run(tmp_path):
     repository = repository_copy(tmp_path / "repository")
     log, results = tmp_path / "log", tmp_path / "results"

@@ -11,6 +11,7 @@ import functools
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 import fmnist_utils as fmnist  # noqa: E402
-from benchmarks.notebook_code import code_sha256  # noqa: E402
+from benchmarks import profile_epoch, speed  # noqa: E402
+from benchmarks.notebook_code import FRAMEWORKS, code_sha256, read_notebook  # noqa: E402
 from benchmarks.seeds import summary_table  # noqa: E402
 
 DOCUMENTS = ("README.md", "models/README.md", "benchmarks/README.md")
@@ -42,6 +44,8 @@ RECIPE: dict[str, dict[str, Any]] = {
         "dropout_flat": 0.0,
         "dropout_maps": 0.2,
     },
+    "images shifted by up to a pixel; 30 epochs": {"shift": 1, "epochs": 30},
+    "a rectangle of up to 9×9 pixels blackened; 40 epochs": {"erased_side": 9, "epochs": 40},
 }
 # From the table in the README of zalandoresearch/fashion-mnist.
 OTHERS = {
@@ -104,9 +108,9 @@ def summary_of_seeds() -> dict | None:
     if not (BENCHMARKS / "seeds.json").exists():
         return None
     study = benchmark("seeds")
-    for notebook, folder in NOTEBOOKS.items():
-        code = code_sha256(nbformat.read(REPOSITORY / notebook, as_version=4))
-        if {run["study"]["code_sha256"] for run in study[folder]} != {code}:
+    for framework in FRAMEWORKS:
+        code = code_sha256(read_notebook(framework))
+        if {run["study"]["code_sha256"] for run in study[framework.lower()]} != {code}:
             return None
     return study["summary"]
 
@@ -150,6 +154,37 @@ def seeds_paragraph() -> str:
     )
 
 
+def report_of(name: str, report: Callable[[dict], str]) -> str:
+    """Report the results of a benchmark, and say so when the notebooks have changed since."""
+    if not (BENCHMARKS / f"{name}.json").exists():
+        return "Not measured yet."
+    results = benchmark(name)
+    if all(
+        results[framework.lower()]["code_sha256"] == code_sha256(read_notebook(framework))
+        for framework in FRAMEWORKS
+    ):
+        return report(results)
+    return f"{report(results)}\n\n(The code of the notebooks has changed since this was measured.)"
+
+
+def speed_report(results: dict) -> str:
+    """Compare the notebooks' speed with that of the tutorials."""
+    return (
+        f"{speed.comparison_table(results)}\n\n"
+        "![Bars: minutes to the tutorials' accuracy, and seconds per epoch]"
+        "(benchmarks/results/speed.png)"
+    )
+
+
+def scaling_report(results: dict) -> str:
+    """Tabulate the notebooks' cost as work grows."""
+    return (
+        f"{speed.scaling_table(results)}\n\n"
+        "![Seconds per epoch against the share of the images and the batch size]"
+        "(results/scaling.png)"
+    )
+
+
 def recipe_table() -> str:
     """Tabulate what the parts of the recipe brought on the validation images, one by one."""
     runs = benchmark("tuning")
@@ -159,7 +194,7 @@ def recipe_table() -> str:
         settings = settings | change
         (run,) = [run for run in runs if run["settings"] == settings]
         rows.append([words, f"{run['val_accuracy']:.2%}", f"{run['val_loss']:.4f}"])
-    header = ["each line changes one thing in the line before", "validation accuracy", "loss"]
+    header = ["each line adds to the line before", "validation accuracy", "loss"]
     return fmnist.markdown_table(header, rows)
 
 
@@ -170,6 +205,9 @@ def tables() -> dict[str, str]:
         "results": results_with_seeds(),
         "comparison": comparison_table(),
         "seeds": seeds_paragraph(),
+        "speed": report_of("speed", speed_report),
+        "scaling": report_of("speed", scaling_report),
+        "profile": report_of("profile", profile_epoch.summary),
         "per-class accuracy": fmnist.per_class_table(FOLDERS),
         "no clothes": no_clothes_table(),
     }
