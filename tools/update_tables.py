@@ -251,8 +251,19 @@ def exercise_outcomes(framework: str) -> dict[str, str]:
     }
 
 
+def closing_comparison(framework: str) -> str:
+    """Compare the committed models, as the last but one code cell of a notebook does.
+
+    The notebook that ran first compared itself with an older model of the other.
+    """
+    labels = fmnist.load_fashion_mnist(REPOSITORY / "data").test.labels
+    own = REPOSITORY / "models" / framework
+    (other,) = set(FOLDERS) - {own}
+    return fmnist.comparison(labels, own, other)
+
+
 def updated_notebook(name: str) -> nbformat.NotebookNode:
-    """Return a notebook with the time of its committed run, and the outcomes of the exercises."""
+    """Return a notebook with the figures of the committed models, and those of the studies."""
     notebook = nbformat.read(REPOSITORY / name, as_version=4)
     metrics = fmnist.load_metrics(REPOSITORY / "models" / NOTEBOOKS[name])
     contents = {
@@ -264,6 +275,9 @@ def updated_notebook(name: str) -> nbformat.NotebookNode:
         if cell.cell_type == "markdown":
             for place, content in contents.items():
                 cell.source = replaced(cell.source, place, content)
+        for output in cell.get("outputs", []):
+            if "text/markdown" in output.get("data", {}):
+                output.data["text/markdown"] = closing_comparison(NOTEBOOKS[name])
     return notebook
 
 
