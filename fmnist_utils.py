@@ -1707,9 +1707,9 @@ def comparison(y_true: ArrayLike, own_folder: StrPath, other_folder: StrPath) ->
     predictions = [np.load(folder / "predictions.npz")["test"] for folder in folders]
     result = mcnemar(y_true, *predictions)
     verdict = (
-        "so the difference in accuracy is more than chance explains"
+        "so these two models differ by more than the choice of the test images explains"
         if result.p_value < 0.05
-        else "so chance alone explains the difference in accuracy"
+        else "so the choice of the test images may explain the difference of these two models"
     )
     return (
         f"{results_table(folders)}\n\n"
@@ -1717,7 +1717,7 @@ def comparison(y_true: ArrayLike, own_folder: StrPath, other_folder: StrPath) ->
         f"same class. Only {names[0]} is right on {result.only_first_right:,} images, only "
         f"{names[1]} on {result.only_second_right:,}. If both erred equally often, a split at "
         f"least as uneven would occur with probability {result.p_value:.2g} (McNemar's exact "
-        f"test), {verdict}."
+        f"test), {verdict}. What other seeds would change, the test does not know."
     )
 
 
