@@ -23,8 +23,8 @@ EPOCHS = 5
 CHANGES = {
     "unchanged": {"PyTorch": [], "TensorFlow": []},
     "no augmentation": {
-        "PyTorch": [("shift_and_erase(flip_half(train_images[rows]))", "train_images[rows]")],
-        "TensorFlow": [("    .map(flip_half)\n    .map(shift_and_erase)\n", "")],
+        "PyTorch": [("shift(flip_half(train_images[rows]))", "train_images[rows]")],
+        "TensorFlow": [("    .map(flip_half)\n    .map(shift)\n", "")],
     },
     "no dropout": {
         "PyTorch": [("nn.Dropout(0.4)", "nn.Dropout(0.0)"), ("Dropout2d(0.2)", "Dropout2d(0.0)")],

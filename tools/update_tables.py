@@ -45,7 +45,6 @@ RECIPE: dict[str, dict[str, Any]] = {
         "dropout_maps": 0.2,
     },
     "images shifted by up to a pixel; 30 epochs": {"shift": 1, "epochs": 30},
-    "a rectangle of up to 9×9 pixels blackened": {"erased_side": 9},
 }
 # From the table in the README of zalandoresearch/fashion-mnist.
 OTHERS = {
