@@ -9,6 +9,7 @@ import pytest
 import update_tables
 from notebook_code import cell_tagged
 
+import fmnist_utils as fmnist
 from benchmarks.notebook_code import FRAMEWORKS, REPOSITORY, read_notebook
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -29,7 +30,7 @@ def test_the_notebooks_tell_the_committed_time_and_outcomes(name):
     assert "The run shown here trained for" in prose
     assert prose.count("After 5 epochs, with the unchanged notebook's figure in brackets:") == 4
     for folder in update_tables.FOLDERS:
-        accuracy = update_tables.fmnist.load_metrics(folder)["test"]["accuracy"]
+        accuracy = fmnist.load_metrics(folder)["test"]["accuracy"]
         assert f"**{accuracy:.2%}**" in str(notebook), "the closing comparison is an older one"
     assert update_tables.updated_notebook(name) == notebook, "run: python tools/update_tables.py"
 
@@ -86,8 +87,6 @@ def test_make_knows_what_the_readme_names(target):
 
 def test_the_saved_notebooks_show_the_committed_results():
     """The notebook, metrics.json and so the README come from the same run."""
-    import fmnist_utils as fmnist
-
     for framework in FRAMEWORKS:
         test = fmnist.load_metrics(REPOSITORY / "models" / framework.lower())["test"]
         printed = "\n".join(
