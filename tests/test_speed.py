@@ -188,6 +188,7 @@ def test_reports_show_all_that_was_measured():
     comparison = speed.comparison_table(results)
     assert "| tutorial / notebook | 3.0 (2.0 to 5.0) |" in comparison
     assert "| minutes to that, notebook | 1.0 (2 epochs) |" in comparison
+    assert "| the aim for that | 8: reached | 15: not reached |" in comparison
     assert "| batches of 64 | 31.2 (900 MiB) |" in speed.scaling_table(results)
 
     left, right = speed.speed_figure(results).axes

@@ -61,6 +61,7 @@ OTHERS = {
     "Google AutoML, 24 compute hours": ".939",
     "people without knowledge of fashion, three to an image": ".835",
 }
+AIMED_ACCURACY = 0.936  # of the mean over five seeds, on the test images; set before the tuning
 FOLDERS = [REPOSITORY / "models" / name for name in ("pytorch", "tensorflow")]
 
 
@@ -124,8 +125,16 @@ def results_with_seeds() -> str:
         for folder in FOLDERS
     ]
     name = f"mean ± standard deviation over {summary['pytorch']['runs']} seeds"
+    aims = [
+        "reached" if summary[folder.name]["accuracy"]["mean"] >= AIMED_ACCURACY else "not reached"
+        for folder in FOLDERS
+    ]
     above, below = table.splitlines()[:4], table.splitlines()[4:]
-    return "\n".join([*above, f"| {name} | {' | '.join(cells)} |", *below])
+    rows = [
+        f"| {name} | {' | '.join(cells)} |",
+        f"| the aim for that mean, {AIMED_ACCURACY:.1%} | {' | '.join(aims)} |",
+    ]
+    return "\n".join([*above, *rows, *below])
 
 
 def comparison_table() -> str:
