@@ -183,12 +183,14 @@ def test_reports_show_all_that_was_measured():
         },
     }
     result["ratios"] = speed.ratios(result)
-    results = {"pytorch": result, "tensorflow": result}
+    machine = {"cpu": "Z80", "cpu_cores": 2}
+    results = {"pytorch": result, "tensorflow": result, "machine": machine}
 
     comparison = speed.comparison_table(results)
     assert "| tutorial / notebook | 3.0 (2.0 to 5.0) |" in comparison
-    assert "| minutes to that, notebook | 1.0 (2 epochs) |" in comparison
-    assert "| the aim for that | 8: reached | 15: not reached |" in comparison
+    assert "| Z80, 2 cores | PyTorch | TensorFlow |" in comparison
+    assert "; until its end, tutorial | 1.0 (2 epochs); 10.0 |" in comparison
+    assert "| our aim for that | 8: reached | 15: not reached |" in comparison
     assert "| batches of 64 | 31.2 (900 MiB) |" in speed.scaling_table(results)
 
     left, right = speed.speed_figure(results).axes
