@@ -27,11 +27,8 @@ CHANGES = {
         "TensorFlow": [("    .map(flip_half)\n    .map(shift)\n", "")],
     },
     "no dropout": {
-        "PyTorch": [("nn.Dropout(0.4)", "nn.Dropout(0.0)"), ("Dropout2d(0.2)", "Dropout2d(0.0)")],
-        "TensorFlow": [
-            ("layers.Dropout(0.4)", "layers.Dropout(0.0)"),
-            ("layers.SpatialDropout2D(0.2)", "layers.SpatialDropout2D(0.0)"),
-        ],
+        "PyTorch": [("nn.Dropout(0.4)", "nn.Dropout(0.0)")],
+        "TensorFlow": [("layers.Dropout(0.4)", "layers.Dropout(0.0)")],
     },
     "a tenth of the learning rate": {
         "PyTorch": [("LEARNING_RATE = 0.1 ", "LEARNING_RATE = 0.01 ")],
