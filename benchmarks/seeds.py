@@ -148,6 +148,15 @@ def run_notebook(
 # -------------------------------------------------------------------------------------------------
 
 
+def without_outputs(path: Path) -> str:
+    """Read a notebook, less its outputs: their figures are most of what would be sent."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    return nbformat.writes(notebook)
+
+
 def run_all(
     wanted: list[tuple[str, int]],
     study: Mapping[str, dict[str, Any]],
@@ -169,7 +178,7 @@ def run_all(
         data=str(REPOSITORY / "data"),
         runs_per_machine=runs_per_machine,
     )
-    notebooks = [(REPOSITORY / NOTEBOOKS[name]).read_text("utf-8") for name, _ in wanted]
+    notebooks = [without_outputs(REPOSITORY / NOTEBOOKS[name]) for name, _ in wanted]
     # Not pure: Dask must not take another study's run for this one. When a worker dies, Dask runs
     # its task again, up to three times (its setting allowed-failures), so that a run that kills
     # every worker comes to an end. Tasks mapped in one go wait in the scheduler, not with a worker.

@@ -1,6 +1,7 @@
 """README.md and models/README.md: generated tables, links, and examples that run."""
 
 import re
+import statistics
 import subprocess
 import sys
 
@@ -43,6 +44,18 @@ def test_the_study_of_the_recipe_shows_its_runs():
         "assert tuning.table(runs) in tuning.STUDY.read_text()"
     )
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
+
+
+def test_the_readme_gives_mean_and_standard_deviation_over_five_seeds():
+    if update_tables.summary_of_seeds() is None:
+        pytest.skip("there is no study of the notebooks' present code")
+    study = update_tables.benchmark("seeds")
+    cells = []
+    for framework in FRAMEWORKS:
+        accuracies = [run["test"]["accuracy"] for run in study[framework.lower()]]
+        assert len(accuracies) == 5
+        cells.append(f"{statistics.mean(accuracies):.2%} ± {statistics.stdev(accuracies):.2%}")
+    assert f"| mean ± standard deviation over 5 seeds | {' | '.join(cells)} |" in README
 
 
 DOCUMENTS = (*update_tables.DOCUMENTS, "CONTRIBUTING.md", "benchmarks/tuning.md")
