@@ -442,6 +442,7 @@ def plot_accuracies(runs: Runs, summary: dict[str, Any]) -> Figure:
     axes.set_yticks(range(len(frameworks)), [NAMES[framework] for framework in frameworks])
     axes.margins(x=0.1)  # for the number of a mean at the edge
     axes.set_ylim(len(frameworks) - 0.5, -0.7)  # the first on top, with room for its number
+    axes.set_title("Each seed's accuracy on the test images", fontsize=fmnist.FONT_SIZE)
     axes.set_xlabel("test accuracy in percent; a dot is a seed", fontsize=fmnist.FONT_SIZE)
     axes.tick_params(labelsize=fmnist.FONT_SIZE)
     return figure

@@ -138,6 +138,8 @@ def test_the_plot_has_a_dot_for_each_seed_and_the_means():
     assert [line.get_xdata() for line in axes.lines] == [pytest.approx([90, 91, 92])] * 2
     assert [text.get_text() for text in axes.texts] == ["mean 91.00"] * 2
     texts = [*axes.texts, *axes.get_xticklabels(), *axes.get_yticklabels(), axes.xaxis.label]
+    texts.append(axes.title)
+    assert axes.get_title()
     assert min(text.get_fontsize() for text in texts) >= 11
 
 
