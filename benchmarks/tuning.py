@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,12 +37,14 @@ class Recipe:
     second_channels: int = 64
     first_kernel: int = 3
     hidden: int = 512
+    activation: str = "ReLU"  # a class of torch.nn
     pooling: int = 2  # size of the window; its step is 2
     dropout_maps: float = 0.0  # whole maps after the second convolution
     dropout_flat: float = 0.4  # single numbers, after flattening
     dropout_hidden: float = 0.4
     normalized: bool = False  # images with mean 0 and standard deviation 1
-    shift: int = 0  # pixels, at most
+    shift: int = 0  # pixels, at most; the same for all images of a batch
+    own_shift: int = 0  # pixels, at most; another one for each image
     erased_side: int = 0  # of the rectangle that is blackened; pixels, at most
     label_smoothing: float = 0.0
     epochs: int = 20
@@ -50,24 +53,26 @@ class Recipe:
     warmup: float = 0.1
     weight_decay: float = 5e-4
     seed: int = 0
+    validation_size: int = 5_000  # images that are held back
 
 
 def build_network(recipe: Recipe) -> nn.Sequential:
     """Build the network with Glorot's initial weights."""
+    activation = getattr(nn, recipe.activation)
     pooled = (28 - recipe.pooling) // 2 + 1
     pooled = (pooled - recipe.pooling) // 2 + 1
     layers = [
         nn.Conv2d(1, recipe.first_channels, recipe.first_kernel, padding=recipe.first_kernel // 2),
         nn.MaxPool2d(recipe.pooling, stride=2),
-        nn.ReLU(),
+        activation(),
         nn.Conv2d(recipe.first_channels, recipe.second_channels, 3, padding=1),
         nn.MaxPool2d(recipe.pooling, stride=2),
-        nn.ReLU(),
+        activation(),
         nn.Dropout2d(recipe.dropout_maps) if recipe.dropout_maps else nn.Identity(),
         nn.Flatten(),
         nn.Dropout(recipe.dropout_flat) if recipe.dropout_flat else nn.Identity(),
         nn.Linear(recipe.second_channels * pooled**2, recipe.hidden),
-        nn.ReLU(),
+        activation(),
         nn.Dropout(recipe.dropout_hidden) if recipe.dropout_hidden else nn.Identity(),
         nn.Linear(recipe.hidden, 10),
     ]
@@ -79,13 +84,18 @@ def build_network(recipe: Recipe) -> nn.Sequential:
 
 
 def augmented(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """Mirror half of the images; shift the batch as a whole, and blacken a rectangle in it."""
+    """Mirror half of the images; shift them, and blacken a rectangle in the batch."""
     images = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(-1), images)
     black = images.min().item()  # not zero, when the images are normalized
     if recipe.shift:
         padded = functional.pad(images, [recipe.shift] * 4, value=black)
         down, right = torch.randint(2 * recipe.shift + 1, (2,)).tolist()
         images = padded[..., down : down + 28, right : right + 28]
+    if recipe.own_shift:
+        padded = functional.pad(images, [recipe.own_shift] * 4, value=black)
+        windows = padded.unfold(2, 28, 1).unfold(3, 28, 1)  # N, 1, down, right, 28, 28
+        down, right = torch.randint(2 * recipe.own_shift + 1, (2, len(images)))
+        images = windows[torch.arange(len(images)), :, down, right]
     if recipe.erased_side:
         height, width = torch.randint(recipe.erased_side + 1, (2,)).tolist()
         top, left = torch.randint(29 - height, ()).item(), torch.randint(29 - width, ()).item()
@@ -117,7 +127,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 def train(recipe: Recipe) -> dict[str, float]:
     """Train by a recipe; return the figures of the last epoch and the seconds it all took."""
     torch.manual_seed(recipe.seed)
-    data = fmnist.load_fashion_mnist(REPOSITORY / "data")
+    data = fmnist.load_fashion_mnist(REPOSITORY / "data", recipe.validation_size)
     images, labels = as_tensors(data.train, recipe)
     network = build_network(recipe)
     optimizer = make_optimizer(network, recipe)
@@ -194,6 +204,16 @@ def table(runs: list[dict]) -> str:
     return fmnist.markdown_table(header, rows)
 
 
+def tables(runs: list[dict]) -> str:
+    """Tabulate the runs, those with other validation images apart: they cannot be compared."""
+    sizes = [Recipe(**run["settings"]).validation_size for run in runs]
+    return "\n\n".join(
+        f"Trained on {60_000 - size:,} images, validated on {size:,}:\n\n"
+        + table([run for run, its_size in zip(runs, sizes) if its_size == size])
+        for size in sorted(set(sizes))
+    )
+
+
 def keep(settings: dict, outcome: dict[str, float]) -> None:
     """Add a run to the results, in place of an earlier one of the same settings."""
     runs = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
@@ -202,12 +222,20 @@ def keep(settings: dict, outcome: dict[str, float]) -> None:
     fmnist.write_atomically(RESULTS, f"{json.dumps(runs, indent=2)}\n".encode())
     before, begin, rest = STUDY.read_text(encoding="utf-8").partition("<!-- runs -->\n")
     _, end, after = rest.partition("<!-- end of runs -->")
-    text = f"{before}{begin}{table(runs)}\n{end}{after}"
+    text = f"{before}{begin}{tables(runs)}\n{end}{after}"
     fmnist.write_atomically(STUDY, text.encode())
 
 
+def setting(argument: str) -> tuple[str, Any]:
+    """Read NAME=VALUE; a value that is no number or the like is a text."""
+    name, _, value = argument.partition("=")
+    try:
+        return name, ast.literal_eval(value)
+    except ValueError:
+        return name, value
+
+
 if __name__ == "__main__":
-    given = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    settings = {name: ast.literal_eval(value) for name, value in given.items()}
+    settings = dict(setting(argument) for argument in sys.argv[1:])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
     keep(settings, train(Recipe(**settings)))

@@ -41,7 +41,7 @@ def test_the_study_of_the_recipe_shows_its_runs():
     code = (
         "import json\nfrom benchmarks import tuning\n"
         "runs = json.loads(tuning.RESULTS.read_text())\n"
-        "assert tuning.table(runs) in tuning.STUDY.read_text()"
+        "assert tuning.tables(runs) in tuning.STUDY.read_text()"
     )
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
 
