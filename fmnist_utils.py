@@ -539,9 +539,8 @@ def plot_samples(images: ArrayLike, labels: ArrayLike, count: int = 20) -> Figur
     images, labels = _checked_images(images), _checked_labels("labels", labels)
     _check_lengths(images=images, labels=labels)
     shown = range(min(_checked_count(count), len(images)))
-    return _gallery(
-        images[: len(shown)], [CLASS_NAMES[labels[row]] for row in shown], columns=2 * COLUMNS
-    )
+    names = [CLASS_NAMES[labels[row]] for row in shown]
+    return _gallery("Images and their classes", images[: len(shown)], names, columns=2 * COLUMNS)
 
 
 def plot_history(history: Mapping[str, Sequence[float]]) -> Figure:
@@ -712,7 +711,7 @@ def plot_mistakes(
         f"{CLASS_NAMES[y_pred[i]]}, {confidence[i]:.1%}\nlabel: {CLASS_NAMES[y_true[i]]}"
         for i in surest
     ]
-    return _gallery(images[surest], titles, columns=COLUMNS)
+    return _gallery("The surest of the wrong predictions", images[surest], titles, columns=COLUMNS)
 
 
 def plot_network(layers: Sequence[tuple[str, Sequence[int]]]) -> Figure:
@@ -1060,14 +1059,15 @@ def new_figure(height: float) -> Figure:
     return Figure(figsize=(10, height), dpi=90, layout="constrained")
 
 
-def _gallery(images: np.ndarray, titles: Sequence[str], columns: int) -> Figure:
+def _gallery(title: str, images: np.ndarray, titles: Sequence[str], columns: int) -> Figure:
     rows = -(-len(images) // columns)
-    figure = new_figure(height=rows * (10 / columns + 0.2 * (1 + titles[0].count("\n"))))
+    figure = new_figure(height=rows * (10 / columns + 0.2 * (1 + titles[0].count("\n"))) + 0.3)
+    figure.suptitle(title)
     for axes in (grid := figure.subplots(rows, columns, squeeze=False)).flat:
         axes.set_axis_off()
-    for axes, image, title in zip(grid.flat, images, titles):
+    for axes, image, of_image in zip(grid.flat, images, titles):
         axes.imshow(image, cmap="gray")
-        axes.set_title(title, fontsize=FONT_SIZE if columns == COLUMNS else FONT_SIZE - 1)
+        axes.set_title(of_image, fontsize=FONT_SIZE if columns == COLUMNS else FONT_SIZE - 1)
     return figure
 
 

@@ -88,6 +88,11 @@ def test_every_figure_has_a_title_and_text_of_at_least_nine_points(figures):
         assert titles(figure) or figure.get_suptitle(), name
 
 
+def test_a_gallery_has_a_title_of_its_own(figures):
+    for name in ("samples", "mistakes"):
+        assert figures[name].get_suptitle(), name
+
+
 def test_axes_with_data_have_named_axes(figures):
     for name in ("history", "learning rate", "confusion matrix"):
         for axes in figures[name].axes[:2]:
