@@ -33,6 +33,7 @@ from dask.system import cpu_count
 from dask.utils import SerializableLock
 from distributed import Client, LocalCluster, as_completed, get_worker
 from matplotlib.figure import Figure
+from nbconvert.preprocessors import ClearOutputPreprocessor
 from numpy.typing import ArrayLike
 from papermill.exceptions import PapermillExecutionError
 
@@ -150,10 +151,7 @@ def run_notebook(
 
 def without_outputs(path: Path) -> str:
     """Read a notebook, less its outputs: their figures are most of what would be sent."""
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = []
+    notebook, _ = ClearOutputPreprocessor().preprocess(nbformat.read(path, as_version=4), {})
     return nbformat.writes(notebook)
 
 
@@ -178,7 +176,8 @@ def run_all(
         data=str(REPOSITORY / "data"),
         runs_per_machine=runs_per_machine,
     )
-    notebooks = [without_outputs(REPOSITORY / NOTEBOOKS[name]) for name, _ in wanted]
+    sources = {name: without_outputs(REPOSITORY / NOTEBOOKS[name]) for name in NOTEBOOKS}
+    notebooks = [sources[name] for name, _ in wanted]
     # Not pure: Dask must not take another study's run for this one. When a worker dies, Dask runs
     # its task again, up to three times (its setting allowed-failures), so that a run that kills
     # every worker comes to an end. Tasks mapped in one go wait in the scheduler, not with a worker.
