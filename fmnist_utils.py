@@ -707,11 +707,13 @@ def plot_mistakes(
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")][: _checked_count(count)]
     if not len(surest):
         return _all_right(len(y_true))
-    titles = [
+    captions = [
         f"{CLASS_NAMES[y_pred[i]]}, {confidence[i]:.1%}\nlabel: {CLASS_NAMES[y_true[i]]}"
         for i in surest
     ]
-    return _gallery("The surest of the wrong predictions", images[surest], titles, columns=COLUMNS)
+    return _gallery(
+        "The surest of the wrong predictions", images[surest], captions, columns=COLUMNS
+    )
 
 
 def plot_network(layers: Sequence[tuple[str, Sequence[int]]]) -> Figure:
@@ -1059,15 +1061,15 @@ def new_figure(height: float) -> Figure:
     return Figure(figsize=(10, height), dpi=90, layout="constrained")
 
 
-def _gallery(title: str, images: np.ndarray, titles: Sequence[str], columns: int) -> Figure:
+def _gallery(title: str, images: np.ndarray, captions: Sequence[str], columns: int) -> Figure:
     rows = -(-len(images) // columns)
-    figure = new_figure(height=rows * (10 / columns + 0.2 * (1 + titles[0].count("\n"))) + 0.3)
+    figure = new_figure(height=rows * (10 / columns + 0.2 * (1 + captions[0].count("\n"))) + 0.3)
     figure.suptitle(title)
     for axes in (grid := figure.subplots(rows, columns, squeeze=False)).flat:
         axes.set_axis_off()
-    for axes, image, of_image in zip(grid.flat, images, titles):
+    for axes, image, caption in zip(grid.flat, images, captions):
         axes.imshow(image, cmap="gray")
-        axes.set_title(of_image, fontsize=FONT_SIZE if columns == COLUMNS else FONT_SIZE - 1)
+        axes.set_title(caption, fontsize=FONT_SIZE if columns == COLUMNS else FONT_SIZE - 1)
     return figure
 
 

@@ -83,19 +83,22 @@ def build_network(recipe: Recipe) -> nn.Sequential:
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 
+def shifted(images: torch.Tensor, pixels: int, black: float, draws: int) -> torch.Tensor:
+    """Move the images by up to so many pixels; one draw for all of them, or one for each."""
+    padded = functional.pad(images, [pixels] * 4, value=black)
+    windows = padded.unfold(2, 28, 1).unfold(3, 28, 1)  # N, 1, down, right, 28, 28
+    down, right = torch.randint(2 * pixels + 1, (2, draws))
+    return windows[torch.arange(len(images)), :, down, right]
+
+
 def augmented(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """Mirror half of the images; shift them, and blacken a rectangle in the batch."""
     images = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(-1), images)
     black = images.min().item()  # not zero, when the images are normalized
     if recipe.shift:
-        padded = functional.pad(images, [recipe.shift] * 4, value=black)
-        down, right = torch.randint(2 * recipe.shift + 1, (2,)).tolist()
-        images = padded[..., down : down + 28, right : right + 28]
+        images = shifted(images, recipe.shift, black, draws=1)
     if recipe.own_shift:
-        padded = functional.pad(images, [recipe.own_shift] * 4, value=black)
-        windows = padded.unfold(2, 28, 1).unfold(3, 28, 1)  # N, 1, down, right, 28, 28
-        down, right = torch.randint(2 * recipe.own_shift + 1, (2, len(images)))
-        images = windows[torch.arange(len(images)), :, down, right]
+        images = shifted(images, recipe.own_shift, black, draws=len(images))
     if recipe.erased_side:
         height, width = torch.randint(recipe.erased_side + 1, (2,)).tolist()
         top, left = torch.randint(29 - height, ()).item(), torch.randint(29 - width, ()).item()
