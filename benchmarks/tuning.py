@@ -36,16 +36,22 @@ class Recipe:
     first_channels: int = 32
     second_channels: int = 64
     first_kernel: int = 3
+    second_kernel: int = 3
+    second_dilation: int = 1
     hidden: int = 512
+    second_hidden: int = 0  # units of one more fully connected layer
     activation: str = "ReLU"  # a class of torch.nn
+    batch_norm: bool = False  # after each pooling
     pooling: int = 2  # size of the window; its step is 2
     dropout_maps: float = 0.0  # whole maps after the second convolution
     dropout_flat: float = 0.4  # single numbers, after flattening
     dropout_hidden: float = 0.4
     normalized: bool = False  # images with mean 0 and standard deviation 1
+    flips: str = "random"  # or "alternating", in every second epoch; or "none"
     shift: int = 0  # pixels, at most; the same for all images of a batch
     own_shift: int = 0  # pixels, at most; another one for each image
     erased_side: int = 0  # of the rectangle that is blackened; pixels, at most
+    mixup: float = 0.0  # both parameters of the beta distribution
     label_smoothing: float = 0.0
     epochs: int = 20
     batch_size: int = 256
@@ -62,11 +68,19 @@ def build_network(recipe: Recipe) -> nn.Sequential:
     pooled = (28 - recipe.pooling) // 2 + 1
     pooled = (pooled - recipe.pooling) // 2 + 1
     layers = [
-        nn.Conv2d(1, recipe.first_channels, recipe.first_kernel, padding=recipe.first_kernel // 2),
+        nn.Conv2d(1, recipe.first_channels, recipe.first_kernel, padding="same"),
         nn.MaxPool2d(recipe.pooling, stride=2),
+        nn.BatchNorm2d(recipe.first_channels) if recipe.batch_norm else nn.Identity(),
         activation(),
-        nn.Conv2d(recipe.first_channels, recipe.second_channels, 3, padding=1),
+        nn.Conv2d(
+            recipe.first_channels,
+            recipe.second_channels,
+            recipe.second_kernel,
+            padding="same",
+            dilation=recipe.second_dilation,
+        ),
         nn.MaxPool2d(recipe.pooling, stride=2),
+        nn.BatchNorm2d(recipe.second_channels) if recipe.batch_norm else nn.Identity(),
         activation(),
         nn.Dropout2d(recipe.dropout_maps) if recipe.dropout_maps else nn.Identity(),
         nn.Flatten(),
@@ -74,8 +88,10 @@ def build_network(recipe: Recipe) -> nn.Sequential:
         nn.Linear(recipe.second_channels * pooled**2, recipe.hidden),
         activation(),
         nn.Dropout(recipe.dropout_hidden) if recipe.dropout_hidden else nn.Identity(),
-        nn.Linear(recipe.hidden, 10),
     ]
+    if recipe.second_hidden:
+        layers += [nn.Linear(recipe.hidden, recipe.second_hidden), activation()]
+    layers.append(nn.Linear(recipe.second_hidden or recipe.hidden, 10))
     for layer in layers:
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             nn.init.xavier_uniform_(layer.weight)
@@ -91,9 +107,19 @@ def shifted(images: torch.Tensor, pixels: int, black: float, draws: int) -> torc
     return windows[torch.arange(len(images)), :, down, right]
 
 
-def augmented(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """Mirror half of the images; shift them, and blacken a rectangle in the batch."""
-    images = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(-1), images)
+def mirrored(images: torch.Tensor, rows: torch.Tensor, epoch: int, recipe: Recipe) -> torch.Tensor:
+    """Mirror half of the images, left to right."""
+    if recipe.flips == "none":
+        return images
+    if recipe.flips == "alternating":
+        flipped = (rows + epoch) % 2 == 0
+    else:
+        flipped = torch.rand(len(rows)) < 0.5
+    return torch.where(flipped[:, None, None, None], images.flip(-1), images)
+
+
+def moved_and_erased(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Shift the images, and blacken a rectangle in the batch."""
     black = images.min().item()  # not zero, when the images are normalized
     if recipe.shift:
         images = shifted(images, recipe.shift, black, draws=1)
@@ -144,16 +170,26 @@ def train(recipe: Recipe) -> dict[str, float]:
             else 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
         ),
     )
+    if recipe.mixup:
+        mixing = torch.distributions.Beta(recipe.mixup, recipe.mixup)
     started = time.perf_counter()
     for epoch in range(1, recipe.epochs + 1):
         network.train()
         correct = 0
         for rows in torch.randperm(len(images)).split(recipe.batch_size):
+            batch = mirrored(images[rows], rows, epoch, recipe)
+            batch = moved_and_erased(batch, recipe)
+            if recipe.mixup:
+                order, share = torch.randperm(len(rows)), mixing.sample()
+                batch = share * batch + (1 - share) * batch[order]
             with torch.autocast("cpu", torch.bfloat16, enabled=fmnist.cpu_has_bfloat16()):
-                logits = network(augmented(images[rows], recipe)).float()
+                logits = network(batch).float()
             loss = functional.cross_entropy(
                 logits, labels[rows], label_smoothing=recipe.label_smoothing
             )
+            if recipe.mixup:
+                other_loss = functional.cross_entropy(logits, labels[rows][order])
+                loss = share * loss + (1 - share) * other_loss
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
