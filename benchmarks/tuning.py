@@ -47,7 +47,7 @@ class Recipe:
     dropout_flat: float = 0.4  # single numbers, after flattening
     dropout_hidden: float = 0.4
     normalized: bool = False  # images with mean 0 and standard deviation 1
-    flips: str = "random"  # or "alternating", in every second epoch; or "none"
+    flips: bool = True  # of half of the images, by chance
     shift: int = 0  # pixels, at most; the same for all images of a batch
     own_shift: int = 0  # pixels, at most; another one for each image
     erased_side: int = 0  # of the rectangle that is blackened; pixels, at most
@@ -107,19 +107,11 @@ def shifted(images: torch.Tensor, pixels: int, black: float, draws: int) -> torc
     return windows[torch.arange(len(images)), :, down, right]
 
 
-def mirrored(images: torch.Tensor, rows: torch.Tensor, epoch: int, recipe: Recipe) -> torch.Tensor:
-    """Mirror half of the images, left to right."""
-    if recipe.flips == "none":
-        return images
-    if recipe.flips == "alternating":
-        flipped = (rows + epoch) % 2 == 0
-    else:
-        flipped = torch.rand(len(rows)) < 0.5
-    return torch.where(flipped[:, None, None, None], images.flip(-1), images)
-
-
-def moved_and_erased(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """Shift the images, and blacken a rectangle in the batch."""
+def augmented(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Mirror half of the images; shift them, and blacken a rectangle in the batch."""
+    if recipe.flips:
+        flipped = torch.rand(len(images), 1, 1, 1) < 0.5
+        images = torch.where(flipped, images.flip(-1), images)
     black = images.min().item()  # not zero, when the images are normalized
     if recipe.shift:
         images = shifted(images, recipe.shift, black, draws=1)
@@ -177,8 +169,7 @@ def train(recipe: Recipe) -> dict[str, float]:
         network.train()
         correct = 0
         for rows in torch.randperm(len(images)).split(recipe.batch_size):
-            batch = mirrored(images[rows], rows, epoch, recipe)
-            batch = moved_and_erased(batch, recipe)
+            batch = augmented(images[rows], recipe)
             if recipe.mixup:
                 order, share = torch.randperm(len(rows)), mixing.sample()
                 batch = share * batch + (1 - share) * batch[order]

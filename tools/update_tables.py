@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import numpy as np
@@ -33,26 +34,18 @@ NOTEBOOKS = {
     "FashionMNIST_TensorFlow.ipynb": "tensorflow",
 }
 BENCHMARKS = REPOSITORY / "benchmarks" / "results"
-# What was changed step by step, and the arguments of benchmarks/tuning.py that tried it.
-RECIPE = {
-    "32 and 64 channels, 2×2 pooling, dropout 0.4 twice, half of the images mirrored": "epochs=20",
-    "pooling in overlapping 3×3 windows (no better, but faster)": "pooling=3 epochs=20",
-    "128 channels in the second convolution": "second_channels=128 pooling=3 epochs=20",
-    "input normalized": "second_channels=128 pooling=3 normalized=True epochs=20",
-    "no dropout before the first fully connected layer (no better, but faster)": (
-        "second_channels=128 pooling=3 normalized=True dropout_flat=0.0 epochs=20"
-    ),
-    "images shifted by up to a pixel": (
-        "second_channels=128 pooling=3 normalized=True dropout_flat=0.0 shift=1 epochs=20"
-    ),
-    "batches of 128 in place of 256": (
-        "second_channels=128 pooling=3 normalized=True dropout_flat=0.0 shift=1 batch_size=128 "
-        "epochs=20"
-    ),
-    "26 epochs": (
-        "second_channels=128 pooling=3 normalized=True dropout_flat=0.0 shift=1 batch_size=128 "
-        "epochs=26"
-    ),
+# What was changed step by step, and the settings of benchmarks/tuning.py that this meant.
+RECIPE: dict[str, dict[str, Any]] = {
+    "32 and 64 channels, 2×2 pooling, dropout 0.4 twice, half of the images mirrored": {},
+    "pooling in overlapping 3×3 windows (no better, but faster)": {"pooling": 3},
+    "128 channels in the second convolution": {"second_channels": 128},
+    "input normalized": {"normalized": True},
+    "no dropout before the first fully connected layer (no better, but faster)": {
+        "dropout_flat": 0.0
+    },
+    "images shifted by up to a pixel": {"shift": 1},
+    "batches of 128 in place of 256": {"batch_size": 128},
+    "26 epochs": {"epochs": 26},
 }
 # From the table in the README of zalandoresearch/fashion-mnist.
 OTHERS = {
@@ -206,17 +199,15 @@ def scaling_report(results: dict) -> str:
 
 def recipe_table() -> str:
     """Tabulate what the parts of the recipe brought on the validation images, one by one."""
-    runs = {
-        " ".join(f"{name}={value}" for name, value in run["settings"].items()): run
-        for run in benchmark("tuning")
-    }
-    rows = [
-        [words, f"{runs[arguments]['val_accuracy']:.2%}", f"{runs[arguments]['val_loss']:.4f}"]
-        for words, arguments in RECIPE.items()
-    ]
-    return fmnist.markdown_table(
-        ["each line adds to the line before", "validation accuracy", "loss"], rows
-    )
+    runs = benchmark("tuning")
+    rows = []
+    settings: dict[str, Any] = {"epochs": 20}
+    for words, change in RECIPE.items():
+        settings = settings | change
+        (run,) = [run for run in runs if run["settings"] == settings]
+        rows.append([words, f"{run['val_accuracy']:.2%}", f"{run['val_loss']:.4f}"])
+    header = ["each line adds to the line before", "validation accuracy", "loss"]
+    return fmnist.markdown_table(header, rows)
 
 
 @functools.cache
