@@ -1512,8 +1512,7 @@ def save_metrics(
         "data_sha256": DATA_SHA256,
         "files_sha256": {Path(file).name: pooch.file_hash(str(file)) for file in files},
     }
-    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    write_atomically(Path(path), text.encode())
+    write_json(Path(path), record)
 
 
 def publish(staging: StrPath, destination: StrPath) -> list[Path]:
@@ -1738,6 +1737,22 @@ def write_atomically(path: Path, content: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict | list) -> None:
+    """Write a JSON file that appears whole or not at all, with the folders that it lies in.
+
+    Parameters
+    ----------
+    path : Path
+    content : dict or list
+
+    Raises
+    ------
+    ValueError
+        If a number is infinite or not a number.
+    """
+    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

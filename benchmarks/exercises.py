@@ -6,7 +6,6 @@ the notebooks. Run it by
     python benchmarks/exercises.py
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -57,5 +56,4 @@ if __name__ == "__main__":
         for name, changes in CHANGES.items():
             results[framework][name] = outcome(framework, changes[framework])
             print(framework, name, results[framework][name], flush=True)
-            text = json.dumps(results, indent=2) + "\n"
-            fmnist.write_atomically(RESULTS, text.encode())
+            fmnist.write_json(RESULTS, results)

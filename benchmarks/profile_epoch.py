@@ -27,7 +27,7 @@ from benchmarks.notebook_code import (  # noqa: E402
     run,
     with_share_of_images,
 )
-from benchmarks.speed import machine, save  # noqa: E402
+from benchmarks.speed import machine  # noqa: E402
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 EPOCHS = 2  # the last one is timed, so that what the first one compiles is not counted
@@ -235,7 +235,7 @@ def main() -> None:
     """Measure, write the results and print them."""
     at_start = machine()  # before the load of the measurements themselves
     results = measure() | {"machine": at_start}
-    save(RESULTS / "profile.json", results)
+    fmnist.write_json(RESULTS / "profile.json", results)
     print(summary(results))
 
 

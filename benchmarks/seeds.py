@@ -289,10 +289,9 @@ def save_runs(results: Path, runs: Runs, labels: np.ndarray) -> None:
         for framework in NOTEBOOKS
     }
     content["summary"] = summarise(runs, labels)
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     # In this order, so that there is no record without its predictions.
     fmnist.write_atomically(results / "seeds_predictions.npz", predictions.getvalue())
-    fmnist.write_atomically(results / "seeds.json", text.encode())
+    fmnist.write_json(results / "seeds.json", content)
 
 
 # -------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ The results go to results/speed.json, after each part of the measurement, and at
 results/speed.png and results/scaling.png.
 """
 
-import json
 import os
 import platform
 import statistics
@@ -294,12 +293,6 @@ def cpu_model() -> str | None:
 # -------------------------------------------------------------------------------------------------
 
 
-def save(path: Path, results: dict[str, Any]) -> None:
-    """Write results as JSON; the file appears whole or not at all."""
-    text = json.dumps(results, indent=2, allow_nan=False) + "\n"
-    fmnist.write_atomically(path, text.encode())
-
-
 def comparison_table(results: dict[str, Any]) -> str:
     """Tabulate the comparison with the tutorials."""
     of_both = [results[framework.lower()] for framework in FRAMEWORKS]
@@ -463,10 +456,10 @@ def main() -> None:
     for measure in (measure_epochs, measure_target, measure_scaling):
         for framework in FRAMEWORKS:
             measure(framework, results[framework.lower()])
-            save(RESULTS / "speed.json", results)
+            fmnist.write_json(RESULTS / "speed.json", results)
     for framework in FRAMEWORKS:
         results[framework.lower()]["ratios"] = ratios(results[framework.lower()])
-    save(RESULTS / "speed.json", results)
+    fmnist.write_json(RESULTS / "speed.json", results)
     speed_figure(results).savefig(RESULTS / "speed.png")
     scaling_figure(results).savefig(RESULTS / "scaling.png")
     print(comparison_table(results), scaling_table(results), sep="\n\n")

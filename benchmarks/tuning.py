@@ -62,6 +62,9 @@ class Recipe:
     validation_size: int = 5_000  # images that are held back
 
 
+DEFAULTS = dataclasses.asdict(Recipe())
+
+
 def build_network(recipe: Recipe) -> nn.Sequential:
     """Build the network with Glorot's initial weights."""
     activation = getattr(nn, recipe.activation)
@@ -249,7 +252,7 @@ def keep(settings: dict, outcome: dict[str, float]) -> None:
     runs = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
     runs = [run for run in runs if run["settings"] != settings]
     runs.append({"settings": settings, **outcome})
-    fmnist.write_atomically(RESULTS, f"{json.dumps(runs, indent=2)}\n".encode())
+    fmnist.write_json(RESULTS, runs)
     before, begin, rest = STUDY.read_text(encoding="utf-8").partition("<!-- runs -->\n")
     _, end, after = rest.partition("<!-- end of runs -->")
     text = f"{before}{begin}{tables(runs)}\n{end}{after}"
@@ -257,15 +260,29 @@ def keep(settings: dict, outcome: dict[str, float]) -> None:
 
 
 def setting(argument: str) -> tuple[str, Any]:
-    """Read NAME=VALUE; a value that is no number or the like is a text."""
-    name, _, value = argument.partition("=")
+    """Read NAME=VALUE.
+
+    Raises
+    ------
+    ValueError
+        If a recipe has no such setting, or one of another type.
+    """
+    name, _, text = argument.partition("=")
+    if name not in DEFAULTS:
+        raise ValueError(f"There is no setting {name!r}, only {', '.join(DEFAULTS)}.")
     try:
-        return name, ast.literal_eval(value)
-    except ValueError:
-        return name, value
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if type(value) is not type(DEFAULTS[name]):
+        raise ValueError(f"{argument!r}: the value should be one such as {DEFAULTS[name]!r}.")
+    return name, value
 
 
 if __name__ == "__main__":
-    settings = dict(setting(argument) for argument in sys.argv[1:])
+    try:
+        settings = dict(setting(argument) for argument in sys.argv[1:])
+    except ValueError as error:
+        sys.exit(str(error))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
     keep(settings, train(Recipe(**settings)))

@@ -46,6 +46,17 @@ def test_the_study_of_the_recipe_shows_its_runs():
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
 
 
+def test_a_setting_of_the_study_that_is_wrong_is_named():
+    for argument, message in {
+        "epoch=5": "There is no setting 'epoch', only first_channels, ",
+        "epochs=5x": "'epochs=5x': the value should be one such as 20.",
+    }.items():
+        command = [sys.executable, "benchmarks/tuning.py", argument]
+        finished = subprocess.run(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+        assert finished.returncode == 1
+        assert finished.stderr.startswith(message)
+
+
 def test_the_readme_gives_mean_and_standard_deviation_over_five_seeds():
     if update_tables.summary_of_seeds() is None:
         pytest.skip("there is no study of the notebooks' present code")
