@@ -1619,6 +1619,25 @@ def load_metrics(folder: StrPath) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def trained_on(metrics: Mapping[str, Any]) -> str:
+    """Say on what a model was trained, and in which precision, if its settings tell.
+
+    Parameters
+    ----------
+    metrics : mapping
+        The contents of a ``metrics.json``.
+
+    Returns
+    -------
+    str
+        Such as ``"cpu, 2 cores, bfloat16"``.
+    """
+    parts = [metrics["device"], f"{metrics['machine']['cpu_cores']} cores"]
+    if "precision" in metrics["settings"]:
+        parts.append(metrics["settings"]["precision"])
+    return ", ".join(parts)
+
+
 def results_table(folders: Iterable[StrPath]) -> str:
     """Tabulate the results of exported models side by side, from their ``metrics.json``.
 
@@ -1646,7 +1665,7 @@ def results_table(folders: Iterable[StrPath]) -> str:
         "training time": lambda r: (
             f"{r['training_seconds'] / 60:.1f} min ({r['seconds_per_epoch']:.1f} s per epoch)"
         ),
-        "trained on": lambda r: f"{r['device']}, {r['machine']['cpu_cores']} cores",
+        "trained on": trained_on,
     }
     return markdown_table(
         ["", *(f"{record['framework']} {record['framework_version']}" for record in records)],

@@ -40,7 +40,7 @@ def save(path, framework="PyTorch", **changes):
         "batch_size": 32,
         "parameters": 1_234_567,
         "device": "cpu",
-        "settings": {"momentum": 0.9},
+        "settings": {"momentum": 0.9, "precision": "float32"},
         "files": [],
         **changes,
     }
@@ -74,7 +74,7 @@ def test_metrics_have_all_that_was_promised(exported):
     assert metrics["seconds_per_epoch"] == 15
     assert metrics["device"] == "cpu"
     assert metrics["data_sha256"] == fmnist.DATA_SHA256
-    assert metrics["settings"] == {"momentum": 0.9}
+    assert metrics["settings"] == {"momentum": 0.9, "precision": "float32"}
     assert metrics["history"] == HISTORY
     sha256 = hashlib.sha256((exported / "model.bin").read_bytes()).hexdigest()
     assert metrics["files_sha256"] == {"model.bin": sha256}
@@ -306,7 +306,7 @@ def test_results_table(models):
         "expected calibration error": [f"{r['ece']:.2%}" for r in records],
         "accuracy on the 5,000 validation images": ["90.00%"] * 2,
         "epochs": ["2"] * 2,
-        "trained on": [f"cpu, {os.cpu_count()} cores"] * 2,
+        "trained on": [f"cpu, {os.cpu_count()} cores, float32"] * 2,
     }.items():
         assert figures[name] == expected
     assert figures["parameters"] == ["1,234,567"] * 2

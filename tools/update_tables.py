@@ -229,8 +229,8 @@ def training_time(metrics: dict) -> str:
     """Say how long the committed run trained, and on what."""
     return (
         f"The run shown here trained for {metrics['training_seconds'] / 60:.1f} minutes, "
-        f"{metrics['epochs']} epochs, on {metrics['machine']['cpu_cores']} cores "
-        f"({metrics['device']}) with {metrics['framework']} {metrics['framework_version']}."
+        f"{metrics['epochs']} epochs, with {metrics['framework']} {metrics['framework_version']} "
+        f"({fmnist.trained_on(metrics)})."
     )
 
 
