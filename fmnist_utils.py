@@ -1768,6 +1768,8 @@ def write_json(path: Path, content: dict | list) -> None:
 
     Raises
     ------
+    TypeError
+        If it contains what JSON has no form for.
     ValueError
         If a number is infinite or not a number.
     """
