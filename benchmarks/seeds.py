@@ -26,6 +26,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import dask
 import nbformat
 import numpy as np
 import papermill
@@ -50,6 +51,13 @@ NOTEBOOKS = {
 NAMES = {"pytorch": "PyTorch", "tensorflow": "TensorFlow"}
 COLOURS = {"pytorch": fmnist.TRAINING_COLOUR, "tensorflow": fmnist.VALIDATION_COLOUR}
 OWN_PARAMETERS = {"SEED", "EPOCHS", "EXPORT_DIR"}  # not for --set
+
+# Dask watches itself fifty times a second and samples what its threads do, unless told otherwise:
+# a tenth of two cores that two runs have less.
+CLUSTER_SETTINGS = {
+    "distributed.admin.tick.interval": "1s",
+    "distributed.worker.profile.enabled": False,
+}
 
 # papermill changes the directory of the whole process, and a worker may have several threads.
 ONE_RUN_PER_PROCESS = SerializableLock("notebook")
@@ -202,6 +210,7 @@ def connected(scheduler: str | None, workers: int) -> Iterator[Client]:
             yield client
     else:
         with (
+            dask.config.set(CLUSTER_SETTINGS),
             LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,

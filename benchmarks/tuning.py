@@ -105,9 +105,9 @@ def build_network(recipe: Recipe) -> nn.Sequential:
 def shifted(images: torch.Tensor, pixels: int, black: float, draws: int) -> torch.Tensor:
     """Move the images by up to so many pixels; one draw for all of them, or one for each."""
     padded = functional.pad(images, [pixels] * 4, value=black)
-    windows = padded.unfold(2, 28, 1).unfold(3, 28, 1)  # N, 1, down, right, 28, 28
-    down, right = torch.randint(2 * pixels + 1, (2, draws))
-    return windows[torch.arange(len(images)), :, down, right]
+    windows = padded.unfold(2, 28, 1).unfold(3, 28, 1)  # N, 1, top, left, 28, 28
+    top, left = torch.randint(2 * pixels + 1, (2, draws))
+    return windows[torch.arange(len(images)), :, top, left]
 
 
 def augmented(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
