@@ -52,8 +52,8 @@ NAMES = {"pytorch": "PyTorch", "tensorflow": "TensorFlow"}
 COLOURS = {"pytorch": fmnist.TRAINING_COLOUR, "tensorflow": fmnist.VALIDATION_COLOUR}
 OWN_PARAMETERS = {"SEED", "EPOCHS", "EXPORT_DIR"}  # not for --set
 
-# Dask watches itself fifty times a second and samples what its threads do, unless told otherwise:
-# a tenth of two cores that two runs have less.
+# By default Dask watches itself fifty times a second and samples what its threads do, which takes a
+# tenth of two cores away from two runs.
 CLUSTER_SETTINGS = {
     "distributed.admin.tick.interval": "1s",
     "distributed.worker.profile.enabled": False,
