@@ -69,6 +69,21 @@ def test_the_readme_gives_mean_and_standard_deviation_over_five_seeds():
     assert f"| mean ± standard deviation over 5 seeds | {' | '.join(cells)} |" in README
 
 
+def test_the_results_say_which_aims_were_reached(monkeypatch):
+    summary = {
+        "pytorch": {"runs": 5, "accuracy": {"mean": 0.936, "standard_deviation": 0.0021}},
+        "tensorflow": {"runs": 5, "accuracy": {"mean": 0.9359, "standard_deviation": 0.002}},
+    }
+    monkeypatch.setattr(update_tables, "summary_of_seeds", lambda: summary)
+    monkeypatch.setattr(update_tables, "MOST_MINUTES", 0)
+    rows = update_tables.results_with_aims().splitlines()
+    place = rows.index(
+        "| mean ± standard deviation over 5 seeds | 93.60% ± 0.21% | 93.59% ± 0.20% |"
+    )
+    assert rows[place + 1].endswith("| reached; not reached | not reached; reached |")
+    assert "| our aim for it: at most 0 min | not reached | not reached |" in rows
+
+
 DOCUMENTS = (*update_tables.DOCUMENTS, "CONTRIBUTING.md", "benchmarks/tuning.md")
 
 
