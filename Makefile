@@ -14,10 +14,11 @@ NOTEBOOKS := FashionMNIST_PyTorch.ipynb FashionMNIST_TensorFlow.ipynb
 FETCH := $(BIN)/python -c "import fmnist_utils; print(fmnist_utils.fetch_fashion_mnist('data'))"
 RUN := $(BIN)/jupyter nbconvert --log-level ERROR --to notebook --inplace
 # The notebooks run side by side, each with half of the cores: on the whole that is faster than one after the other.
-# Without bfloat16 the training takes longer than the 2,000 s that nbval allows a cell by default.
-THREADS := $(shell $(PYTHON) -c "import os; print(max(1, os.cpu_count() // 2))")
-HALF_OF_THE_CORES := OMP_NUM_THREADS=$(THREADS) TF_NUM_INTRAOP_THREADS=$(THREADS)
-NBVAL := pytest -x --nbval --nbval-current-env --nbval-cell-timeout 7200 --numprocesses 2 --dist loadfile -p no:cacheprovider
+HALF_OF_THE_CORES = $(shell $(PYTHON) -c "import os; print(max(1, os.cpu_count() // 2))")
+# $(1) is the environment's folder of programs. Training without bfloat16 takes longer than nbval's 2,000 s for a cell.
+NBVAL = OMP_NUM_THREADS=$(HALF_OF_THE_CORES) TF_NUM_INTRAOP_THREADS=$(HALF_OF_THE_CORES) \
+	$(1)/pytest -x --nbval --nbval-current-env --nbval-cell-timeout 7200 --numprocesses 2 --dist loadfile \
+	-p no:cacheprovider
 
 .PHONY: notebooks test validate slow-test colab-test browser-test lab colab seeds benchmark exercises format clean
 
@@ -34,7 +35,7 @@ test: $(READY) $(OLDEST_READY) $(DATA)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pytest --ignore tests/browser -m "not slow" --numprocesses 2 --dist loadfile
-	FMNIST_EPOCHS=1 $(HALF_OF_THE_CORES) $(BIN)/$(NBVAL) $(NOTEBOOKS)
+	FMNIST_EPOCHS=1 $(call NBVAL,$(BIN)) $(NOTEBOOKS)
 
 ## validate: both notebooks with the full number of epochs, each on a copy, so that the models here stay
 validate: $(READY) $(DATA)
@@ -44,7 +45,7 @@ validate: $(READY) $(DATA)
 		cp -r $$notebook fmnist_utils.py models build/$$notebook/ && \
 		ln -s ../../data build/$$notebook/data || exit 1; \
 	done
-	$(HALF_OF_THE_CORES) $(BIN)/$(NBVAL) $(foreach notebook,$(NOTEBOOKS),build/$(notebook)/$(notebook))
+	$(call NBVAL,$(BIN)) $(foreach notebook,$(NOTEBOOKS),build/$(notebook)/$(notebook))
 
 ## slow-test: the notebooks in a stand-in for Colab, and a study over seeds in which a worker dies
 slow-test: $(READY) $(DATA)
@@ -53,7 +54,7 @@ slow-test: $(READY) $(DATA)
 ## colab-test: both notebooks with one epoch and the versions that Colab has
 # PyTorch's exporter of that time warns of its own use of something deprecated.
 colab-test: $(COLAB_READY) $(DATA)
-	FMNIST_EPOCHS=1 PYTHONWARNINGS=ignore::FutureWarning $(HALF_OF_THE_CORES) $(COLAB)/bin/$(NBVAL) $(NOTEBOOKS)
+	FMNIST_EPOCHS=1 PYTHONWARNINGS=ignore::FutureWarning $(call NBVAL,$(COLAB)/bin) $(NOTEBOOKS)
 
 ## browser-test: both notebooks with one epoch in JupyterLab, in a real Chromium
 browser-test: $(READY) $(DATA)
