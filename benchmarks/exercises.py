@@ -22,8 +22,8 @@ EPOCHS = 5
 CHANGES = {
     "unchanged": {"PyTorch": [], "TensorFlow": []},
     "no augmentation": {
-        "PyTorch": [("shift(flip_half(train_images[rows]))", "train_images[rows]")],
-        "TensorFlow": [("    .map(flip_half)\n    .map(shift)\n", "")],
+        "PyTorch": [("erase(shift(flip_half(train_images[rows])))", "train_images[rows]")],
+        "TensorFlow": [("    .map(flip_half)\n    .map(shift)\n    .map(erase)\n", "")],
     },
     "no dropout": {
         "PyTorch": [("nn.Dropout(0.4)", "nn.Dropout(0.0)")],

@@ -12,7 +12,10 @@ import fmnist_utils as fmnist
 from benchmarks.notebook_code import FRAMEWORKS
 
 TRAINING_IMAGES = 55_000
-LAYERS_WITH_WEIGHTS = ("Conv2d", "Linear")
+LAYERS_WITH_WEIGHTS = {
+    "PyTorch": ("Conv2d", "BatchNorm2d", "Linear"),
+    "TensorFlow": ("Conv2D", "BatchNormalization", "Dense"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,7 @@ def pytorch(torch_and_keras):
     exec(cell_tagged("PyTorch", "model"), names)
     exec(cell_containing("PyTorch", "def flip_half"), names)
     exec(cell_containing("PyTorch", "def shift("), names)
+    exec(cell_containing("PyTorch", "def erase("), names)
     return names
 
 
@@ -50,30 +54,44 @@ def tensorflow(torch_and_keras):
     exec(cell_tagged("TensorFlow", "model"), names)
     exec(cell_containing("TensorFlow", "def flip_half"), names)
     exec(cell_containing("TensorFlow", "def shift("), names)
+    exec(cell_containing("TensorFlow", "def erase("), names)
     exec(cell_containing("TensorFlow", "schedule = "), names)
     names["full_schedule"] = names["schedule"]
     return names
 
 
-def layers_with_weights(model):
-    return [layer for layer in model.layers if type(layer).__name__ in ("Conv2D", "Dense")]
+def layers_of(model, names):
+    return [layer for layer in model.layers if type(layer).__name__ in names]
+
+
+def keras_layers(model):
+    return layers_of(model, LAYERS_WITH_WEIGHTS["TensorFlow"])
 
 
 def pytorch_layers(model):
-    return [layer for layer in model.layers if type(layer).__name__ in LAYERS_WITH_WEIGHTS]
+    return layers_of(model, LAYERS_WITH_WEIGHTS["PyTorch"])
 
 
-def as_pytorch(keras_model, pytorch_model):
-    """Return Keras's weights and biases, in turn, in the layout of the PyTorch model."""
+def normalizations(twins):
+    """Return the layers of batch normalization, in pairs of PyTorch's and Keras's."""
+    pytorch_model, keras_model = twins
+    return zip(
+        layers_of(pytorch_model, ["BatchNorm2d"]),
+        layers_of(keras_model, ["BatchNormalization"]),
+        strict=True,
+    )
+
+
+def as_pytorch(keras_model):
+    """Return what the Keras model learns, layer by layer, in the layout of PyTorch's."""
     arrays = []
-    layers = zip(layers_with_weights(keras_model), pytorch_layers(pytorch_model), strict=True)
     channels, first_dense = None, True
-    for keras_layer, _ in layers:
-        kernel, bias = keras_layer.get_weights()
+    for layer in keras_layers(keras_model):
+        kernel, bias = [np.asarray(weights) for weights in layer.trainable_weights]
         if kernel.ndim == 4:
             kernel = kernel.transpose(3, 2, 0, 1)  # h × w × in × out to out × in × h × w
             channels = len(kernel)
-        else:
+        elif kernel.ndim == 2:
             if first_dense:  # its inputs are flattened: h, w, c here and c, h, w in PyTorch
                 size = math.isqrt(len(kernel) // channels)
                 kernel = kernel.reshape(size, size, channels, -1).transpose(2, 0, 1, 3)
@@ -87,15 +105,13 @@ def as_pytorch(keras_model, pytorch_model):
 def copy_weights(torch, keras_model, pytorch_model):
     with torch.no_grad():
         for parameter, array in zip(
-            pytorch_model.parameters(), as_pytorch(keras_model, pytorch_model), strict=True
+            pytorch_model.parameters(), as_pytorch(keras_model), strict=True
         ):
             parameter.copy_(torch.tensor(np.ascontiguousarray(array)))
 
 
-@pytest.fixture
-def twins(torch_and_keras, pytorch, tensorflow):
-    """Return a network of each notebook, with the same weights and without dropout."""
-    torch, keras, _ = torch_and_keras
+def make_twins(torch, keras, pytorch, tensorflow):
+    """Make a network of each notebook, with the same weights and without dropout."""
     keras.utils.set_random_seed(0)
     keras_model = tensorflow["build_model"](tensorflow["WEIGHT_DECAY"])
     exec(cell_containing("PyTorch", "model = FashionCNN()"), pytorch)
@@ -110,13 +126,39 @@ def twins(torch_and_keras, pytorch, tensorflow):
 
 
 @pytest.fixture
+def twins(torch_and_keras, pytorch, tensorflow):
+    torch, keras, _ = torch_and_keras
+    return make_twins(torch, keras, pytorch, tensorflow)
+
+
+@pytest.fixture
+def precise_twins(torch_and_keras, pytorch, tensorflow):
+    """Return twins in float64: in float32, batch normalization lets rounding grow step by step."""
+    torch, keras, _ = torch_and_keras
+    names = dict(tensorflow)
+    model_cell = cell_tagged("TensorFlow", "model")
+    assert 'dtype="float32"' in model_cell
+    exec(model_cell.replace('dtype="float32"', 'dtype="float64"'), names)
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    torch.set_default_dtype(torch.float64)
+    yield make_twins(torch, keras, pytorch, names)
+    torch.set_default_dtype(torch.float32)
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture
 def test_images(data):
     return (data.test.images / 255).astype("float32")
 
 
 def test_the_layers_have_the_same_number_of_parameters(twins):
     pytorch_model, keras_model = twins
-    assert [layer.count_params() for layer in layers_with_weights(keras_model)] == [
+    assert [
+        sum(math.prod(weights.shape) for weights in layer.trainable_weights)
+        for layer in keras_layers(keras_model)
+    ] == [
         sum(parameter.numel() for parameter in layer.parameters())
         for layer in pytorch_layers(pytorch_model)
     ]
@@ -127,6 +169,7 @@ def test_the_layers_come_in_the_same_order(twins):
         "Rescaling": "Normalize",
         "Conv2D": "Conv2d",
         "MaxPooling2D": "MaxPool2d",
+        "BatchNormalization": "BatchNorm2d",
         "Dense": "Linear",
     }
     pytorch_model, keras_model = twins
@@ -139,6 +182,13 @@ def test_the_layers_come_in_the_same_order(twins):
 def test_the_logits_agree_on_all_test_images(torch_and_keras, twins, test_images, record_property):
     torch = torch_and_keras[0]
     pytorch_model, keras_model = twins
+    random = np.random.default_rng(0)
+    for ours, theirs in normalizations(twins):  # else it would change nothing, before training
+        arrays = random.uniform(0.5, 1.5, (4, ours.num_features)).astype("float32")
+        theirs.set_weights(list(arrays))
+        state = zip(ours.state_dict(), map(torch.tensor, arrays))  # the counter of batches is left
+        ours.load_state_dict(dict(state), strict=False)
+    pytorch_model.eval()
     with torch.inference_mode():
         ours = pytorch_model(torch.tensor(test_images[:, None])).numpy()
     theirs = keras_model.predict(test_images[..., None], batch_size=1_000, verbose=0)
@@ -162,7 +212,7 @@ def train_both(torch, twins, pytorch, tensorflow, data, rates):
     batch_size = pytorch["BATCH_SIZE"]
     for step, rate in enumerate(rates):
         rows = slice(step * batch_size, (step + 1) * batch_size)
-        images = (data.train.images[rows] / 255).astype("float32")
+        images = data.train.images[rows] / 255
         labels = data.train.labels[rows]
 
         for group in pytorch["optimizer"].param_groups:
@@ -180,17 +230,17 @@ def train_both(torch, twins, pytorch, tensorflow, data, rates):
         losses.append((loss.item(), float(logs["crossentropy"])))
 
     ours = [parameter.detach().numpy() for parameter in pytorch_model.parameters()]
-    return np.array(losses), ours, as_pytorch(keras_model, pytorch_model)
+    return np.array(losses), ours, as_pytorch(keras_model)
 
 
 def largest_difference(ours, theirs):
     return max(np.abs(a - b).max() for a, b in zip(ours, theirs, strict=True))
 
 
-def test_ten_steps_change_both_alike(torch_and_keras, twins, pytorch, tensorflow, data):
+def test_ten_steps_change_both_alike(torch_and_keras, precise_twins, pytorch, tensorflow, data):
     torch = torch_and_keras[0]
-    before = [parameter.detach().clone().numpy() for parameter in twins[0].parameters()]
-    losses, ours, theirs = train_both(torch, twins, pytorch, tensorflow, data, [0.01] * 10)
+    before = [parameter.detach().clone().numpy() for parameter in precise_twins[0].parameters()]
+    losses, ours, theirs = train_both(torch, precise_twins, pytorch, tensorflow, data, [0.01] * 10)
     relative = np.abs(losses[:, 0] / losses[:, 1] - 1).max()
     print(
         f"after ten steps: losses differ by {relative:.1e} (relative), "
@@ -198,22 +248,40 @@ def test_ten_steps_change_both_alike(torch_and_keras, twins, pytorch, tensorflow
     )
     assert losses[-1, 0] < losses[0, 0] - 0.1, "nothing was learnt"
     assert largest_difference(ours, before) > 1e-2
-    assert relative < 1e-4
-    assert largest_difference(ours, theirs) < 1e-4
+    assert relative < 1e-6
+    assert largest_difference(ours, theirs) < 1e-6
 
 
-def test_weight_decay_is_the_same(torch_and_keras, twins, pytorch, tensorflow, data, monkeypatch):
+def test_the_running_averages_are_the_same(
+    torch_and_keras, precise_twins, pytorch, tensorflow, data
+):
+    """PyTorch averages the variance with n - 1 in place of n; beyond that, they agree."""
+    torch = torch_and_keras[0]
+    steps = 3
+    train_both(torch, precise_twins, pytorch, tensorflow, data, [0.01] * steps)
+    initial = 0.9**steps  # what is left of the variance that they started from, 1
+    for (ours, theirs), side in zip(normalizations(precise_twins), (13, 6), strict=True):
+        size = pytorch["BATCH_SIZE"] * side**2
+        variance = initial + (ours.running_var.numpy() - initial) * (size - 1) / size
+        assert np.abs(ours.running_mean.numpy()).max() > 0.01
+        np.testing.assert_allclose(ours.running_mean, theirs.moving_mean, atol=1e-6)
+        np.testing.assert_allclose(variance, theirs.moving_variance, rtol=1e-6)
+
+
+def test_weight_decay_is_the_same(
+    torch_and_keras, precise_twins, pytorch, tensorflow, data, monkeypatch
+):
     """With a decay so strong that another form or factor of it would show at once."""
     torch = torch_and_keras[0]
     monkeypatch.setitem(pytorch, "WEIGHT_DECAY", 0.5)
-    for layer in layers_with_weights(twins[1]):
+    for layer in layers_of(precise_twins[1], ["Conv2D", "Dense"]):
         layer.kernel_regularizer.l2 = 0.25
-    _, ours, theirs = train_both(torch, twins, pytorch, tensorflow, data, [0.02] * 5)
-    assert largest_difference(ours, theirs) < 1e-4
+    _, ours, theirs = train_both(torch, precise_twins, pytorch, tensorflow, data, [0.02] * 5)
+    assert largest_difference(ours, theirs) < 1e-6
 
 
 def test_what_momentum_does_when_the_rate_changes(
-    torch_and_keras, twins, pytorch, tensorflow, data
+    torch_and_keras, precise_twins, pytorch, tensorflow, data
 ):
     """PyTorch applies a new rate to the old velocity too, Keras only to new gradients.
 
@@ -221,7 +289,7 @@ def test_what_momentum_does_when_the_rate_changes(
     """
     torch = torch_and_keras[0]
     rates = [float(tensorflow["full_schedule"](step)) for step in range(10)]
-    _, ours, theirs = train_both(torch, twins, pytorch, tensorflow, data, rates)
+    _, ours, theirs = train_both(torch, precise_twins, pytorch, tensorflow, data, rates)
     difference = largest_difference(ours, theirs)
     print(f"after ten steps of the warm-up parameters differ by {difference:.1e}")
     assert 1e-6 < difference < 1e-2
@@ -256,15 +324,16 @@ def test_initial_weights_have_the_same_distribution(torch_and_keras, pytorch, te
         pytorch_model = pytorch["FashionCNN"]()
         keras_model = tensorflow["build_model"]()
         drawn = [parameter.detach().numpy() for parameter in pytorch_model.parameters()]
-        arrays = zip(drawn, as_pytorch(keras_model, pytorch_model), strict=True)
+        arrays = zip(drawn, as_pytorch(keras_model), strict=True)
         for position, (one, other) in enumerate(arrays):
             for samples, array in ((ours, one), (theirs, other)):
                 values = array.ravel()
                 samples.setdefault(position, []).append(values[:: -(-values.size // 400)])
     for position in ours:
         one, other = np.concatenate(ours[position]), np.concatenate(theirs[position])
-        if position % 2:
-            assert not one.any() and not other.any(), "biases start from zero"
+        if drawn[position].ndim == 1:  # biases, and what batch normalization learns
+            assert set(one) == set(other)
+            assert set(one) in ({0.0}, {1.0})
         else:
             assert stats.ks_2samp(one, other).pvalue > 0.01
             # A test that could not tell PyTorch's default from Glorot's would prove nothing.
@@ -327,3 +396,77 @@ def test_the_images_of_a_batch_are_shifted_alike(torch_and_keras, pytorch, tenso
         drawn = [shifted[draw().tobytes()] for _ in range(1_000)]
         for distances in shifted.values():
             assert drawn.count(distances) / len(drawn) == pytest.approx(1 / 9, abs=0.04)
+
+
+def test_the_images_of_a_batch_lose_the_same_rectangle(
+    torch_and_keras, pytorch, tensorflow, monkeypatch
+):
+    torch, _, tf = torch_and_keras
+    torch.manual_seed(0)
+    tf.random.set_seed(0)
+    for names in (pytorch, tensorflow):
+        monkeypatch.setitem(names, "EPOCHS", 4 * names["FULL_RUN_EPOCHS"])  # no larger for that
+    for_torch, for_tf = torch.ones(2, 1, 28, 28), tf.ones((2, 28, 28, 1))
+    draws = {
+        "PyTorch": lambda: pytorch["erase"](for_torch).numpy()[:, 0],
+        "TensorFlow": lambda: tensorflow["erase"](for_tf, None)[0].numpy()[..., 0],
+    }
+    for draw in draws.values():
+        sides, touched = [], np.zeros((28, 28), bool)
+        for _ in range(1_000):
+            erased, other = draw() == 0
+            rows, columns = np.flatnonzero(erased.any(axis=1)), np.flatnonzero(erased.any(axis=0))
+            sides.append((len(rows), len(columns)))
+            touched |= erased
+            if len(rows):
+                assert erased[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+            assert erased.sum() == len(rows) * len(columns), "not one rectangle"
+            assert (erased == other).all()
+        seen = [pair for pair in sides if all(pair)]
+        assert len(seen) / len(sides) == pytest.approx((8 / 9) ** 2, abs=0.05)
+        for position in range(2):
+            for side in range(1, 9):
+                share = sum(pair[position] == side for pair in seen) / len(seen)
+                assert share == pytest.approx(1 / 8, abs=0.05)
+        edges = touched[0], touched[-1], touched[:, 0], touched[:, -1]
+        assert all(edge.any() for edge in edges)
+    assert (for_torch == 1).all(), "the images given were changed"
+
+
+def test_keras_augments_otherwise_in_every_epoch(torch_and_keras, tensorflow):
+    _, keras, tf = torch_and_keras
+    keras.utils.set_random_seed(0)
+    seen = []
+
+    class Recorder(keras.Model):
+        """Keep the batches that it should train on."""
+
+        def train_step(self, batch):
+            seen.append(batch[0].numpy())
+            return {"loss": tf.zeros(())}
+
+        def test_step(self, batch):
+            return {"loss": tf.zeros(())}
+
+    class Monitor(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.history = {"seconds": []}
+
+    # Batches of equal images differ by their augmentation alone.
+    image = np.arange(28 * 28, dtype="float32").reshape(1, 28, 28, 1)
+    names = {
+        **tensorflow,
+        "EPOCHS": 20,
+        "steps_per_epoch": 1,
+        "model": Recorder(),
+        "Monitor": Monitor,
+        "train_images": np.repeat(image, tensorflow["BATCH_SIZE"], axis=0),
+        "train_labels": np.zeros(tensorflow["BATCH_SIZE"], "int64"),
+        "validation_images": image,
+        "validation_labels": np.zeros(1, "int64"),
+    }
+    names["model"].compile(run_eagerly=True)
+    exec(cell_containing("TensorFlow", "train_batches = ("), names)
+    exec(cell_containing("TensorFlow", "model.fit("), names)
+    assert len({batch.tobytes() for batch in seen}) == len(seen) == 20
