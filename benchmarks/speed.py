@@ -273,6 +273,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": cpu_model(),
         "cpu_cores": os.cpu_count(),
+        "notebooks_precision": "bfloat16" if fmnist.cpu_has_bfloat16() else "float32",
         "architecture": platform.machine(),
         "load_average": list(os.getloadavg()),
         "python": platform.python_version(),
@@ -314,9 +315,10 @@ def comparison_table(results: dict[str, Any]) -> str:
         f"{AIMS[framework]}: {reached(result['ratios']['to_target'] >= AIMS[framework])}"
         for framework, result in zip(FRAMEWORKS, of_both)
     ]
-    on = f"{results['machine']['cpu']}, {results['machine']['cpu_cores']} cores"
+    keys = ("cpu", "cpu_cores", "notebooks_precision")
+    cpu, cores, precision = (results["machine"][key] for key in keys)
     return fmnist.markdown_table(
-        [on, *FRAMEWORKS],
+        [f"{cpu}, {cores} cores, {precision}", *FRAMEWORKS],
         [
             *([name, *map(figure, of_both)] for name, figure in rows.items()),
             ["our aim for that", *aims],

@@ -183,12 +183,12 @@ def test_reports_show_all_that_was_measured():
         },
     }
     result["ratios"] = speed.ratios(result)
-    machine = {"cpu": "Z80", "cpu_cores": 2}
+    machine = {"cpu": "Z80", "cpu_cores": 2, "notebooks_precision": "float32"}
     results = {"pytorch": result, "tensorflow": result, "machine": machine}
 
     comparison = speed.comparison_table(results)
     assert "| tutorial / notebook | 3.0 (2.0 to 5.0) |" in comparison
-    assert "| Z80, 2 cores | PyTorch | TensorFlow |" in comparison
+    assert "| Z80, 2 cores, float32 | PyTorch | TensorFlow |" in comparison
     assert "; until its end, tutorial | 1.0 (2 epochs); 10.0 |" in comparison
     assert "| our aim for that | 8: reached | 15: not reached |" in comparison
     assert "| batches of 64 | 31.2 (900 MiB) |" in speed.scaling_table(results)
@@ -206,9 +206,8 @@ def test_committed_results_are_complete():
     if not path.exists():
         pytest.skip("the benchmark has not been run yet")
     results = json.loads(path.read_text(encoding="utf-8"))
-    assert {"cpu", "cpu_cores", "architecture", "python", "torch", "tensorflow"} <= set(
-        results["machine"]
-    )
+    machine = {"cpu", "cpu_cores", "notebooks_precision", "architecture", "python"}
+    assert machine | {"torch", "tensorflow", "keras"} <= set(results["machine"])
     for framework in FRAMEWORKS:
         result = results[framework.lower()]
         for key in ("seconds_per_epoch", "peer_seconds_per_epoch"):
