@@ -441,7 +441,7 @@ def scaling_figure(results: dict[str, Any]) -> Figure:
     left.set_xticks(SHARES, ["⅛", "¼", "½", "all"])
     left.set_xlabel("share of the training images", fontsize=fmnist.FONT_SIZE)
     left.set_ylabel("seconds per epoch", fontsize=fmnist.FONT_SIZE)
-    left.legend(fontsize=fmnist.FONT_SIZE)
+    left.legend(loc="upper left", fontsize=fmnist.FONT_SIZE)
     right.set_xscale("log", base=2)
     right.set_xticks(BATCH_SIZES, [str(size) for size in BATCH_SIZES])
     right.set_xlabel("batch size", fontsize=fmnist.FONT_SIZE)
