@@ -30,6 +30,7 @@ from benchmarks.notebook_code import (  # noqa: E402
 from benchmarks.speed import machine  # noqa: E402
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
+LEAST_SHARE_OF_GEMM_RATE = 0.6  # our aim
 EPOCHS = 2  # the last one is timed, so that what the first one compiles is not counted
 
 # What is put after the training. Each pass over the batches ends by reading a number from the last
@@ -210,7 +211,9 @@ def summary(results: dict[str, Any]) -> str:
         "rate of a matrix product (GEMM)": lambda r: (
             f"{r['gemm_flops_per_second'] / 1e9:.0f} GFLOP/s ({r['precision']})"
         ),
-        "share of the GEMM rate (aim: 60%)": lambda r: f"{r['share_of_gemm_rate']:.0%}",
+        f"share of the GEMM rate (aim: {LEAST_SHARE_OF_GEMM_RATE:.0%})": lambda r: (
+            f"{r['share_of_gemm_rate']:.0%}"
+        ),
     }
     of_both = [results[framework.lower()] for framework in FRAMEWORKS]
     figures = fmnist.markdown_table(
