@@ -15,6 +15,7 @@ import nbformat
 REPOSITORY = Path(__file__).resolve().parents[1]
 FRAMEWORKS = ("PyTorch", "TensorFlow")
 END_OF_TRAINING = "trained for"  # in what the last cell of the training prints
+EVALUATION = "test = fmnist.evaluate("  # in the cell that predicts the test images
 
 # The cell after which to drop training images, and how. That early, the memory which the others
 # would have taken is not taken either.
@@ -56,12 +57,14 @@ def cell_number(cells: Sequence[str], text: str) -> int:
 
 
 def code_sha256(notebook: nbformat.NotebookNode) -> str:
-    """Return the SHA-256 of a notebook's code cells, from its `parameters` cell on.
+    """Return the SHA-256 of a notebook's code cells, from the settings to the test's evaluation.
 
-    The cells before prepare Colab and import, and `make colab` writes an address into the first.
+    Nothing outside of these cells changes what the studies measure. Those before prepare Colab and
+    import, and `make colab` writes an address into the first; those after draw and export.
     """
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    code = sources[sources.index(parameters_cell(notebook)) :]
+    first = sources.index(parameters_cell(notebook))
+    code = sources[first : cell_number(sources, EVALUATION) + 1]
     return hashlib.sha256("\n".join(code).encode()).hexdigest()
 
 

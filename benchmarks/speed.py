@@ -27,6 +27,7 @@ sys.path.insert(0, str(REPOSITORY))
 import fmnist_utils as fmnist  # noqa: E402
 from benchmarks.notebook_code import (  # noqa: E402
     END_OF_TRAINING,
+    EVALUATION,
     FRAMEWORKS,
     cell_number,
     code_cells,
@@ -71,7 +72,6 @@ measured = {
 AFTER_EVALUATION = """
 measured["test_accuracy"] = test.accuracy
 """
-EVALUATION = "test = fmnist.evaluate("  # in the cell that predicts the test images
 
 # -------------------------------------------------------------------------------------------------
 # Runs

@@ -117,6 +117,12 @@ def test_onnx_agrees_with_its_original_on_all_test_images(original, exported, cl
 
 
 @pytest.mark.parametrize("framework", ["pytorch", "tensorflow"])
+def test_an_onnx_file_names_no_folders_of_the_machine(framework):
+    """PyTorch's exporter notes the files of the code, in site-packages or dist-packages."""
+    assert b"-packages" not in (MODELS / framework / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("framework", ["pytorch", "tensorflow"])
 def test_the_saved_predictions_are_those_of_the_model(framework, classify):
     predictions = np.load(MODELS / framework / "predictions.npz")["test"]
     assert predictions.dtype == np.uint8

@@ -214,14 +214,16 @@ def test_results_with_other_settings_stay(no_cluster, tmp_path, changed):
     assert (tmp_path / "seeds.json").read_bytes() == before
 
 
-def test_the_code_that_counts_begins_with_the_settings():
+def test_the_code_that_counts_goes_from_the_settings_to_the_evaluation():
     notebook = nbformat.read(REPOSITORY / seeds.NOTEBOOKS["pytorch"], as_version=4)
     before = seeds.code_sha256(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     code[0].source += "\n# the address that `make colab` writes"
     notebook.cells[0].source += "\nMore words."
+    code[-1].source += "\n# exported otherwise"
     assert seeds.code_sha256(notebook) == before
-    code[-1].source += "\npass"
+    (evaluation,) = [cell for cell in code if "test = fmnist.evaluate(" in cell.source]
+    evaluation.source += "\npass"
     assert seeds.code_sha256(notebook) != before
 
 
@@ -248,6 +250,7 @@ def test_a_failing_run_is_named_and_the_others_are_kept(tmp_path, monkeypatch):
         "    raise ValueError('the loss is not finite')\n"
         "folder = pathlib.Path(EXPORT_DIR)\n"
         "folder.mkdir()\n"
+        "# test = fmnist.evaluate(labels, probabilities)\n"
         "test = {'accuracy': 0.0, 'loss': 1.0, 'ece': 0.5}\n"
         "record = {'seed': SEED, 'test': test, 'environment': dict(os.environ)}\n"
         "(folder / 'metrics.json').write_text(json.dumps(record))\n"
