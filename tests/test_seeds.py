@@ -15,7 +15,7 @@ import pytest
 from distributed import LocalCluster
 
 from benchmarks import seeds
-from benchmarks.notebook_code import REPOSITORY
+from benchmarks.notebook_code import EVALUATION, REPOSITORY, cell_number
 
 LABELS = np.zeros(10_000, np.uint8)
 
@@ -222,8 +222,8 @@ def test_the_code_that_counts_goes_from_the_settings_to_the_evaluation():
     notebook.cells[0].source += "\nMore words."
     code[-1].source += "\n# exported otherwise"
     assert seeds.code_sha256(notebook) == before
-    (evaluation,) = [cell for cell in code if "test = fmnist.evaluate(" in cell.source]
-    evaluation.source += "\npass"
+    evaluation = cell_number([cell.source for cell in code], EVALUATION)
+    code[evaluation].source += "\npass"
     assert seeds.code_sha256(notebook) != before
 
 
@@ -250,7 +250,7 @@ def test_a_failing_run_is_named_and_the_others_are_kept(tmp_path, monkeypatch):
         "    raise ValueError('the loss is not finite')\n"
         "folder = pathlib.Path(EXPORT_DIR)\n"
         "folder.mkdir()\n"
-        "# test = fmnist.evaluate(labels, probabilities)\n"
+        f"# {EVALUATION}labels, probabilities)\n"
         "test = {'accuracy': 0.0, 'loss': 1.0, 'ece': 0.5}\n"
         "record = {'seed': SEED, 'test': test, 'environment': dict(os.environ)}\n"
         "(folder / 'metrics.json').write_text(json.dumps(record))\n"
