@@ -30,7 +30,8 @@ from benchmarks.notebook_code import (  # noqa: E402
 from benchmarks.speed import machine  # noqa: E402
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
-LEAST_SHARE_OF_GEMM_RATE = 0.6  # our aim
+MOST_LOADING_SHARE = 0.03  # our aims
+LEAST_SHARE_OF_GEMM_RATE = 0.6
 EPOCHS = 2  # the last one is timed, so that what the first one compiles is not counted
 
 # What is put after the training. Each pass over the batches ends by reading a number from the last
@@ -49,10 +50,12 @@ TENSORFLOW_LOADING = """
 import statistics
 
 loading_seconds = []
+batches = iter(train_batches)  # one for all epochs, as in `fit`
 for _ in range(3):
     started = time.perf_counter()
-    for images, labels in train_batches.take(steps_per_epoch):
-        float(tf.reshape(images, [-1])[0])
+    for _ in range(steps_per_epoch):
+        images, labels = next(batches)
+    float(tf.reshape(images, [-1])[0])
     loading_seconds.append(time.perf_counter() - started)
 """
 # PyTorch counts the convolutions and the matrix products, forward and backward, and leaves out the
@@ -203,7 +206,7 @@ def summary(results: dict[str, Any]) -> str:
     """Tabulate the results, and below them the operators that take most of PyTorch's time."""
     rows = {
         "seconds per epoch": lambda r: f"{r['seconds_per_epoch']:.1f}",
-        "loading and augmenting alone (aim: under 3%)": lambda r: (
+        f"loading and augmenting alone (aim: under {MOST_LOADING_SHARE:.0%})": lambda r: (
             f"{r['loading_seconds']:.2f} s ({r['loading_share']:.1%})"
         ),
         "operations per epoch": lambda r: f"{r['flops_per_epoch'] / 1e12:.2f} TFLOP",

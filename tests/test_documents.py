@@ -85,15 +85,20 @@ def test_the_results_say_which_aims_were_reached(monkeypatch):
     assert "| our aim for it: at most 0 min | not reached | not reached |" in rows
 
 
-def test_the_comparison_says_how_near_the_processor_is_to_its_limit(monkeypatch):
-    monkeypatch.setattr(update_tables, "shares_of_gemm_rate", lambda: [0.6, 0.59])
+def test_the_comparison_says_which_aims_for_an_epoch_were_reached(monkeypatch):
+    of_both = [
+        {"loading_share": 0.03, "share_of_gemm_rate": 0.6},
+        {"loading_share": 0.029, "share_of_gemm_rate": 0.59},
+    ]
+    monkeypatch.setattr(update_tables, "profiles", lambda: of_both)
     report = update_tables.speed_report(update_tables.benchmark("speed"))
+    assert "our aim: under 3% | 3.0%: not reached | 2.9%: reached |" in report
     assert "our aim: 60% | 60%: reached | 59%: not reached |" in report
 
 
-def test_a_profile_of_other_code_gives_no_share_of_the_matrix_products_rate(monkeypatch):
+def test_a_profile_of_other_code_is_left_out(monkeypatch):
     monkeypatch.setattr(update_tables, "code_sha256", lambda notebook: "another")
-    assert update_tables.shares_of_gemm_rate() is None
+    assert update_tables.profiles() is None
 
 
 DOCUMENTS = (*update_tables.DOCUMENTS, "CONTRIBUTING.md", "benchmarks/tuning.md")
