@@ -71,8 +71,18 @@ def test_the_readme_gives_mean_and_standard_deviation_over_five_seeds():
 
 def test_the_results_say_which_aims_were_reached(monkeypatch):
     summary = {
-        "pytorch": {"runs": 5, "accuracy": {"mean": 0.936, "standard_deviation": 0.0021}},
-        "tensorflow": {"runs": 5, "accuracy": {"mean": 0.9359, "standard_deviation": 0.002}},
+        "pytorch": {
+            "runs": 5,
+            "accuracy": {"mean": 0.936, "standard_deviation": 0.0021},
+            "loss": 0.2,
+            "ece": 0.0151,
+        },
+        "tensorflow": {
+            "runs": 5,
+            "accuracy": {"mean": 0.9359, "standard_deviation": 0.002},
+            "loss": 0.2001,
+            "ece": 0.015,
+        },
     }
     monkeypatch.setattr(update_tables, "summary_of_seeds", lambda: summary)
     monkeypatch.setattr(update_tables, "MOST_MINUTES", 0)
@@ -82,6 +92,9 @@ def test_the_results_say_which_aims_were_reached(monkeypatch):
     )
     assert rows[place + 1].endswith("| reached; not reached | not reached; reached |")
     assert rows[place + 2] == "| what we are after as the mean: 94.0% | not reached | not reached |"
+    assert rows[place + 5].endswith(
+        "0.20; 1.5% | 0.2000: reached; 1.51%: not reached | 0.2001: not reached; 1.50%: reached |"
+    )
     assert "| our aim for it: at most 0 min | not reached | not reached |" in rows
 
 

@@ -146,6 +146,18 @@ def results_with_aims() -> str:
         insert_after(lines, name, aim, aims)
         wanted = [speed.reached(values["mean"] >= WANTED_ACCURACY) for values in of_seeds]
         insert_after(lines, aim, f"what we are after as the mean: {WANTED_ACCURACY:.1%}", wanted)
+        name = (
+            f"means of loss and this error over the seeds; our aims: at most {MOST_LOSS:.2f}; "
+            f"{MOST_ECE:.1%}"
+        )
+        losses = [summary[folder.name]["loss"] for folder in FOLDERS]
+        errors = [summary[folder.name]["ece"] for folder in FOLDERS]
+        cells = [
+            f"{loss:.4f}: {speed.reached(loss <= MOST_LOSS)}; "
+            f"{ece:.2%}: {speed.reached(ece <= MOST_ECE)}"
+            for loss, ece in zip(losses, errors, strict=True)
+        ]
+        insert_after(lines, "expected calibration error", name, cells)
     return "\n".join(lines)
 
 
