@@ -133,32 +133,35 @@ def results_with_aims() -> str:
     aims = [speed.reached(value <= MOST_MINUTES) for value in minutes]
     insert_after(lines, "training time", f"our aim for it: at most {MOST_MINUTES} min", aims)
     if (summary := summary_of_seeds()) is not None:
-        of_seeds = [summary[folder.name]["accuracy"] for folder in FOLDERS]
-        name = f"mean ± standard deviation over {summary['pytorch']['runs']} seeds"
-        cells = ["{mean:.2%} ± {standard_deviation:.2%}".format(**values) for values in of_seeds]
-        insert_after(lines, "its 95 % interval (Wilson)", name, cells)
-        aims = [
-            f"{speed.reached(values['mean'] >= LEAST_ACCURACY)}; "
-            f"{speed.reached(values['standard_deviation'] <= MOST_DEVIATION)}"
-            for values in of_seeds
-        ]
-        aim = f"our aims for these: at least {LEAST_ACCURACY:.1%}; at most {MOST_DEVIATION:.1%}"
-        insert_after(lines, name, aim, aims)
-        wanted = [speed.reached(values["mean"] >= WANTED_ACCURACY) for values in of_seeds]
-        insert_after(lines, aim, f"what we are after as the mean: {WANTED_ACCURACY:.1%}", wanted)
-        name = (
-            f"means of loss and this error over the seeds; our aims: at most {MOST_LOSS:.2f}; "
-            f"{MOST_ECE:.1%}"
-        )
-        losses = [summary[folder.name]["loss"] for folder in FOLDERS]
-        errors = [summary[folder.name]["ece"] for folder in FOLDERS]
-        cells = [
-            f"{loss:.4f}: {speed.reached(loss <= MOST_LOSS)}; "
-            f"{ece:.2%}: {speed.reached(ece <= MOST_ECE)}"
-            for loss, ece in zip(losses, errors, strict=True)
-        ]
-        insert_after(lines, "expected calibration error", name, cells)
+        insert_means(lines, [summary[folder.name] for folder in FOLDERS])
     return "\n".join(lines)
+
+
+def insert_means(lines: list[str], of_both: list[dict]) -> None:
+    """Insert the means over several seeds and our aims for them into the lines of a table."""
+    accuracies = [study["accuracy"] for study in of_both]
+    name = f"mean ± standard deviation over {of_both[0]['runs']} seeds"
+    cells = ["{mean:.2%} ± {standard_deviation:.2%}".format(**values) for values in accuracies]
+    insert_after(lines, "its 95 % interval (Wilson)", name, cells)
+    aims = [
+        f"{speed.reached(values['mean'] >= LEAST_ACCURACY)}; "
+        f"{speed.reached(values['standard_deviation'] <= MOST_DEVIATION)}"
+        for values in accuracies
+    ]
+    aim = f"our aims for these: at least {LEAST_ACCURACY:.1%}; at most {MOST_DEVIATION:.1%}"
+    insert_after(lines, name, aim, aims)
+    wanted = [speed.reached(values["mean"] >= WANTED_ACCURACY) for values in accuracies]
+    insert_after(lines, aim, f"what we are after as the mean: {WANTED_ACCURACY:.1%}", wanted)
+    name = (
+        f"means of loss and this error over the seeds; our aims: at most {MOST_LOSS:.2f}; "
+        f"{MOST_ECE:.1%}"
+    )
+    cells = [
+        f"{study['loss']:.4f}: {speed.reached(study['loss'] <= MOST_LOSS)}; "
+        f"{study['ece']:.2%}: {speed.reached(study['ece'] <= MOST_ECE)}"
+        for study in of_both
+    ]
+    insert_after(lines, "expected calibration error", name, cells)
 
 
 def insert_after(lines: list[str], name: str, new_name: str, cells: list[str]) -> None:
@@ -234,14 +237,14 @@ def speed_report(results: dict) -> str:
     lines = speed.comparison_table(results).splitlines()
     if (of_both := profiles()) is not None:
         most, least = profile_epoch.MOST_LOADING_SHARE, profile_epoch.LEAST_SHARE_OF_GEMM_RATE
-        shares = [profile["share_of_gemm_rate"] for profile in of_both]
-        aims = [f"{share:.0%}: {speed.reached(share >= least)}" for share in shares]
-        name = f"operations per second, of those in a matrix product; our aim: {least:.0%}"
-        insert_after(lines, "our aim for that", name, aims)
+        loading = f"loading and augmenting alone, of an epoch; our aim: under {most:.0%}"
         shares = [profile["loading_share"] for profile in of_both]
         aims = [f"{share:.1%}: {speed.reached(share < most)}" for share in shares]
-        name = f"loading and augmenting alone, of an epoch; our aim: under {most:.0%}"
-        insert_after(lines, "our aim for that", name, aims)
+        insert_after(lines, "our aim for that", loading, aims)
+        rate = f"operations per second, of those in a matrix product; our aim: {least:.0%}"
+        shares = [profile["share_of_gemm_rate"] for profile in of_both]
+        aims = [f"{share:.0%}: {speed.reached(share >= least)}" for share in shares]
+        insert_after(lines, loading, rate, aims)
     table = "\n".join(lines)
     return (
         f"{table}\n\n"
