@@ -23,7 +23,12 @@ CHANGES = {
     "unchanged": {"PyTorch": [], "TensorFlow": []},
     "no augmentation": {
         "PyTorch": [("erase(shift(flip_half(train_images[rows])))", "train_images[rows]")],
-        "TensorFlow": [("    .map(flip_half)\n    .map(shift)\n    .map(erase)\n", "")],
+        "TensorFlow": [
+            (
+                "erase(shift(flip_half(tf.gather(image_tensor, rows))))",
+                "tf.gather(image_tensor, rows)",
+            )
+        ],
     },
     "no dropout": {
         "PyTorch": [("nn.Dropout(0.4)", "nn.Dropout(0.0)")],

@@ -42,6 +42,7 @@ class Recipe:
     second_hidden: int = 0  # units of one more fully connected layer
     activation: str = "ReLU"  # a class of torch.nn
     batch_norm: bool = False  # after each pooling
+    hidden_norm: bool = False  # batch normalization after the first fully connected layer
     pooling: int = 2  # size of the window; its step is 2
     dropout_maps: float = 0.0  # whole maps after the second convolution
     dropout_flat: float = 0.4  # single numbers, after flattening
@@ -50,7 +51,8 @@ class Recipe:
     flips: bool = True  # of half of the images, by chance
     shift: int = 0  # pixels, at most; the same for all images of a batch
     own_shift: int = 0  # pixels, at most; another one for each image
-    erased_side: int = 0  # of the rectangle that is blackened; pixels, at most
+    erased_side: int = 0  # of the rectangle that is blackened; pixels, at most; one for the batch
+    own_erased_side: int = 0  # the same, with another rectangle for each image
     mixup: float = 0.0  # both parameters of the beta distribution
     label_smoothing: float = 0.0
     epochs: int = 20
@@ -89,6 +91,7 @@ def build_network(recipe: Recipe) -> nn.Sequential:
         nn.Flatten(),
         nn.Dropout(recipe.dropout_flat) if recipe.dropout_flat else nn.Identity(),
         nn.Linear(recipe.second_channels * pooled**2, recipe.hidden),
+        nn.BatchNorm1d(recipe.hidden) if recipe.hidden_norm else nn.Identity(),
         activation(),
         nn.Dropout(recipe.dropout_hidden) if recipe.dropout_hidden else nn.Identity(),
     ]
@@ -110,6 +113,15 @@ def shifted(images: torch.Tensor, pixels: int, black: float, draws: int) -> torc
     return windows[torch.arange(len(images)), :, top, left]
 
 
+def own_rectangles(number: int, largest_side: int) -> torch.Tensor:
+    """Draw a rectangle for each image; return where they are, number × 1 × 28 × 28."""
+    sides = torch.randint(largest_side + 1, (2, number, 1))
+    first = (torch.rand(2, number, 1) * (29 - sides)).int()
+    position = torch.arange(28)
+    rows, columns = (position >= first) & (position < first + sides)
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
 def augmented(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """Mirror half of the images; shift them, and blacken a rectangle in the batch."""
     if recipe.flips:
@@ -124,6 +136,9 @@ def augmented(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
         height, width = torch.randint(recipe.erased_side + 1, (2,)).tolist()
         top, left = torch.randint(29 - height, ()).item(), torch.randint(29 - width, ()).item()
         images[..., top : top + height, left : left + width] = black
+    if recipe.own_erased_side:
+        inside = own_rectangles(len(images), recipe.own_erased_side)
+        images = torch.where(inside, black, images)
     return images.contiguous(memory_format=torch.channels_last)
 
 
@@ -201,13 +216,15 @@ def train(recipe: Recipe) -> dict[str, float]:
 
 @torch.inference_mode()
 def validated(network: nn.Module, part: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:
-    """Return accuracy and loss on the validation images."""
+    """Return accuracy, loss and expected calibration error on the validation images."""
     network.eval()
     images, labels = part
     logits = torch.cat([network(batch) for batch in images.split(1_000)])
+    validation = fmnist.evaluate(labels.numpy(), logits.softmax(dim=1).numpy())
     return {
-        "val_accuracy": (logits.argmax(dim=1) == labels).float().mean().item(),
-        "val_loss": functional.cross_entropy(logits, labels).item(),
+        "val_accuracy": validation.accuracy,
+        "val_loss": validation.loss,
+        "val_ece": validation.ece,
     }
 
 
@@ -222,6 +239,7 @@ def table(runs: list[dict]) -> str:
                 f"{run['accuracy']:.2%}",
                 f"{run['val_accuracy']:.2%}",
                 f"{run['val_loss']:.4f}",
+                f"{run['val_ece']:.2%}" if "val_ece" in run else "",  # older runs lack it
                 f"{run['seconds'] / 60:.1f}",
                 f"{run['threads']}",
             ]
@@ -231,6 +249,7 @@ def table(runs: list[dict]) -> str:
         "training accuracy",
         "validation accuracy",
         "validation loss",
+        "ECE",
         "minutes",
         "threads",
     ]

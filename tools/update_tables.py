@@ -49,6 +49,7 @@ RECIPE: dict[str, dict[str, Any]] = {
     "batch normalization after each pooling": {"batch_norm": True},
     "a rectangle of up to 8×8 pixels blackened (pays in longer trainings)": {"erased_side": 8},
     "32 epochs": {"epochs": 32},
+    "batch normalization after the first fully connected layer, too": {"hidden_norm": True},
 }
 # From the table in the README of zalandoresearch/fashion-mnist.
 OTHERS = {
