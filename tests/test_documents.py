@@ -144,6 +144,7 @@ def test_an_example_of_the_readme_runs_as_it_stands(example, data):
         text=True,
     )
     assert finished.returncode == 0, finished.stderr
+    assert "['Ankle boot', 'Pullover', 'Trouser', 'Trouser', " in finished.stdout
     folder = REPOSITORY / "models" / ("tensorflow" if "import keras" in example else "pytorch")
     predictions = np.load(folder / "predictions.npz")["test"][:5]
     assert str([fmnist.CLASS_NAMES[label] for label in predictions]) in finished.stdout
