@@ -20,6 +20,7 @@ import pytest
 import fmnist_utils as fmnist
 
 SMALL_FILES = {name: f"the content of {name} ".encode() * 500 for name in fmnist.DATA_SHA256}
+VICTIM = "t10k-labels-idx1-ubyte"
 
 
 def digest(content):
@@ -27,13 +28,18 @@ def digest(content):
 
 
 @pytest.fixture
-def small_data(monkeypatch, tmp_path):
+def root(monkeypatch, tmp_path):
     """Stand in small files for the data set, and no source that has them."""
     hashes = {name: digest(content) for name, content in SMALL_FILES.items()}
     monkeypatch.setattr(fmnist, "DATA_SHA256", hashes)
-    monkeypatch.setattr(fmnist, "DEBIAN_FOLDER", tmp_path / "not-installed")
+    monkeypatch.setattr(fmnist, "DEBIAN_FOLDER", Path("/not-installed/fashion-mnist"))
     monkeypatch.setattr(fmnist, "MIRRORS", ())
     return tmp_path / "data"
+
+
+@pytest.fixture
+def raw(root):
+    return root / "FashionMNIST" / "raw"
 
 
 def put_archives(folder):
@@ -82,14 +88,11 @@ class Mirror:
         handler.send_response(200)
         handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
-        if self.behaviour == "truncated":
-            content = content[: len(content) // 2]
+        shown = {"truncated": len(content) // 2, "stalled": 10}.get(self.behaviour)
+        handler.wfile.write(content[:shown])
         if self.behaviour == "stalled":
-            handler.wfile.write(content[:10])
             handler.wfile.flush()
             self.released.wait(30)
-            return
-        handler.wfile.write(content)
 
     def close(self):
         self.released.set()
@@ -98,7 +101,7 @@ class Mirror:
 
 
 @pytest.fixture
-def mirror(small_data, monkeypatch):
+def mirror(root, monkeypatch):
     mirror = Mirror()
     monkeypatch.setattr(fmnist, "MIRRORS", (mirror.url,))
     monkeypatch.setattr(fmnist, "CONNECT_AND_READ_TIMEOUT", (1, 1))
@@ -109,117 +112,82 @@ def mirror(small_data, monkeypatch):
 # What is loaded
 
 
-def test_sizes_types_and_ranges(data):
+def test_sizes_types_ranges_and_split(data, repository):
     assert [len(part.images) for part in data] == [55_000, 5_000, 10_000]
     for part in data:
-        assert part.images.dtype == np.uint8
-        assert part.images.shape[1:] == (28, 28)
-        assert part.labels.dtype == np.int64
-        assert part.labels.shape == (len(part.images),)
+        assert (part.images.dtype, part.labels.dtype) == (np.uint8, np.int64)
+        assert part.images.shape == (len(part.labels), 28, 28)
         assert (part.images.min(), part.images.max()) == (0, 255)
-
-
-def test_validation_is_stratified(data):
-    assert np.bincount(data.validation.labels).tolist() == [500] * 10
-    assert np.bincount(data.train.labels).tolist() == [5_500] * 10
-
-
-def test_training_and_validation_are_the_60000_images(data, repository):
+        assert len(set(np.bincount(part.labels))) == 1, "all classes are equally frequent"
+    assert digest(data.validation.images.tobytes()) == (
+        "709442e429c3253b71eb184fdde965a0a52ff45feee61f28331ae197a0ff5688"
+    ), "they are the same validation images in every run and version"
     raw = repository / "data/FashionMNIST/raw/train-images-idx3-ubyte"
     everything = np.fromfile(raw, np.uint8, offset=16).reshape(-1, 784)
     parts = np.concatenate([data.train.images, data.validation.images]).reshape(-1, 784)
     assert sorted(map(bytes, parts)) == sorted(map(bytes, everything))
 
 
-def test_the_split_is_the_same_in_every_run_and_version():
-    labels = np.repeat(np.arange(10), 6_000)
-    train, validation = fmnist.split_rows(labels)
-    assert digest(validation.astype("<i8").tobytes()) == (
-        "26ca7f5b4132e7fa2dedc840bee981511c7f7484357ecdf65e67ae8677fa1ce5"
-    )
-    assert len(np.intersect1d(train, validation)) == 0
-    assert (np.diff(train) > 0).all() and (np.diff(validation) > 0).all()
-
-
-@pytest.mark.parametrize("size", [10, 1_234, 59_990])
+@pytest.mark.parametrize("size", [10, 59_990])
 def test_other_validation_sizes(repository, size):
     data = fmnist.load_fashion_mnist(repository / "data", validation_size=size)
     assert (len(data.train.labels), len(data.validation.labels)) == (60_000 - size, size)
     assert len(np.unique(data.validation.labels)) == 10
 
 
-@pytest.mark.parametrize("size", [-1, 0, 9, 59_991, 60_000, 0.1, "5000", None, True])
-def test_validation_size_out_of_range(repository, size):
-    with pytest.raises(ValueError, match=r"validation_size must be a whole number from 10 to 59,9"):
-        fmnist.load_fashion_mnist(repository / "data", validation_size=size)
+# The processor's time, since others may use the machine at the same time.
 
 
 def test_a_warm_load_takes_under_half_a_second(repository, data):
-    def seconds():
-        started = time.perf_counter()
-        fmnist.load_fashion_mnist(repository / "data")
-        return time.perf_counter() - started
-
-    assert min(seconds() for _ in range(3)) < 0.5
+    started = time.process_time()
+    fmnist.load_fashion_mnist(repository / "data")
+    assert time.process_time() - started < 0.5
 
 
 def test_the_import_is_quick_and_brings_no_framework(repository):
     code = (
-        "import sys, time; started = time.perf_counter(); import fmnist_utils; "
-        "print(time.perf_counter() - started, {'torch', 'tensorflow', 'keras'} & set(sys.modules))"
+        "import sys, time; started = time.process_time(); import fmnist_utils; "
+        "print(time.process_time() - started, {'torch', 'tensorflow', 'keras'} & {*sys.modules})"
     )
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True
-        ).stdout.split(maxsplit=1)
-        for _ in range(3)
-    ]
-    assert min(float(seconds) for seconds, _ in runs) < 1.5
-    assert all(frameworks.strip() == "set()" for _, frameworks in runs)
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, stdout=-1, check=True)
+    seconds, frameworks = done.stdout.decode().split(maxsplit=1)
+    assert float(seconds) < 1.5
+    assert frameworks.strip() == "set()"
 
 
 # Where it comes from
 
 
-def test_files_that_are_there_are_kept_and_nothing_is_asked_for(mirror, small_data):
-    raw = small_data / "FashionMNIST" / "raw"
+def test_files_that_are_there_are_kept_and_nothing_is_asked_for(mirror, root, raw):
     raw.mkdir(parents=True)
     for name, content in SMALL_FILES.items():
         (raw / name).write_bytes(content)
     times = {name: (raw / name).stat().st_mtime_ns for name in SMALL_FILES}
-    assert fmnist.fetch_fashion_mnist(small_data) == raw
+    assert fmnist.fetch_fashion_mnist(root) == raw
     assert {name: (raw / name).stat().st_mtime_ns for name in SMALL_FILES} == times
     assert mirror.requests == []
 
 
-def test_from_the_installed_debian_package(mirror, small_data, monkeypatch, tmp_path):
-    monkeypatch.setattr(fmnist, "DEBIAN_FOLDER", put_archives(tmp_path / "installed"))
-    assert_complete(fmnist.fetch_fashion_mnist(small_data))
+@pytest.mark.parametrize("place", ["installed", "data/not-installed", "data/FashionMNIST/raw"])
+def test_from_debians_package_or_archives_copied_by_hand(mirror, root, monkeypatch, place):
+    folder = put_archives(root.parent / place / ("" if "raw" in place else "fashion-mnist"))
+    if place == "installed":
+        monkeypatch.setattr(fmnist, "DEBIAN_FOLDER", folder)
+    assert_complete(fmnist.fetch_fashion_mnist(root))
     assert mirror.requests == []
 
 
-def test_from_the_debian_package_unpacked_in_root(small_data, monkeypatch):
-    monkeypatch.setattr(fmnist, "DEBIAN_FOLDER", Path("/usr/share/not-there/fashion-mnist"))
-    put_archives(small_data / "usr/share/not-there/fashion-mnist")
-    assert_complete(fmnist.fetch_fashion_mnist(small_data))
-
-
-def test_from_archives_copied_by_hand(small_data):
-    put_archives(small_data / "FashionMNIST" / "raw")
-    assert_complete(fmnist.fetch_fashion_mnist(small_data))
-
-
-def test_a_damaged_debian_package_is_passed_over(mirror, small_data, monkeypatch, tmp_path):
+def test_a_damaged_debian_package_is_passed_over(mirror, root, monkeypatch, tmp_path):
     folder = put_archives(tmp_path / "installed")
     for archive in folder.iterdir():
         archive.write_bytes(archive.read_bytes()[:-30])
     monkeypatch.setattr(fmnist, "DEBIAN_FOLDER", folder)
-    assert_complete(fmnist.fetch_fashion_mnist(small_data))
+    assert_complete(fmnist.fetch_fashion_mnist(root))
     assert sorted(mirror.requests) == sorted(SMALL_FILES)
 
 
-def test_from_a_mirror_with_a_progress_bar(mirror, small_data, capsys):
-    assert_complete(fmnist.fetch_fashion_mnist(small_data))
+def test_from_a_mirror_with_a_progress_bar(mirror, root, capsys):
+    assert_complete(fmnist.fetch_fashion_mnist(root))
     captured = capsys.readouterr()
     assert "train-images-idx3-ubyte" in captured.out
     assert captured.err == ""
@@ -228,107 +196,76 @@ def test_from_a_mirror_with_a_progress_bar(mirror, small_data, capsys):
 @pytest.mark.parametrize(
     "behaviour", ["truncated", "wrong file", "not a gzip file", "stalled", "missing"]
 )
-def test_a_bad_mirror_is_reported_and_leaves_nothing(mirror, small_data, behaviour):
+def test_a_bad_mirror_is_reported_and_leaves_nothing(mirror, root, raw, behaviour):
     mirror.behaviour = behaviour
     started = time.perf_counter()
     with pytest.raises(FileNotFoundError, match="no source has it") as caught:
-        fmnist.fetch_fashion_mnist(small_data)
+        fmnist.fetch_fashion_mnist(root)
     assert time.perf_counter() - started < 10
     assert mirror.url in str(caught.value)
-    raw = small_data / "FashionMNIST" / "raw"
     assert [path.name for path in raw.iterdir() if path.name != ".lock"] == []
 
     mirror.behaviour = "good"
-    assert_complete(fmnist.fetch_fashion_mnist(small_data))
+    assert_complete(fmnist.fetch_fashion_mnist(root))
 
 
-def test_the_second_mirror_serves_when_the_first_does_not(mirror, small_data, monkeypatch):
+def test_the_second_mirror_serves_when_the_first_does_not(mirror, root, monkeypatch):
     bad = Mirror()
     bad.behaviour = "missing"
     monkeypatch.setattr(fmnist, "MIRRORS", (bad.url, mirror.url))
-    assert_complete(fmnist.fetch_fashion_mnist(small_data))
+    assert_complete(fmnist.fetch_fashion_mnist(root))
     assert len(bad.requests) == 1
     bad.close()
 
 
-def test_no_data_and_no_network(small_data, monkeypatch):
-    with socket_that_refuses() as port:
-        monkeypatch.setattr(fmnist, "MIRRORS", (f"http://127.0.0.1:{port}/",))
-        with pytest.raises(FileNotFoundError) as caught:
-            fmnist.fetch_fashion_mnist(small_data)
-    message = str(caught.value)
-    for way in ("apt-get install dataset-fashion-mnist", "copy the four files", "mirrors are"):
-        assert way in message
-    assert str(small_data / "FashionMNIST" / "raw") in message
+def test_a_proxy_is_obeyed(mirror, root, monkeypatch):
+    monkeypatch.setattr(fmnist, "MIRRORS", ("http://mirror.invalid/",))
+    monkeypatch.setenv("http_proxy", mirror.url)
+    assert_complete(fmnist.fetch_fashion_mnist(root))
 
 
-class socket_that_refuses:
-    """Reserve a port on which nobody listens."""
-
-    def __enter__(self):
-        import socket
-
-        self.socket = socket.socket()
-        self.socket.bind(("127.0.0.1", 0))
-        return self.socket.getsockname()[1]
-
-    def __exit__(self, *_):
-        self.socket.close()
+def test_no_data_and_no_network(root, raw, monkeypatch):
+    monkeypatch.setattr(fmnist, "MIRRORS", ("http://127.0.0.1:9/",))  # nobody listens there
+    with pytest.raises(FileNotFoundError) as caught:
+        fmnist.fetch_fashion_mnist(root)
+    ways = ("apt-get install dataset-fashion-mnist", "copy the four files", "mirrors are")
+    for part in (*ways, "HTTPS_PROXY", "REQUESTS_CA_BUNDLE", str(raw), "http://127.0.0.1:9/"):
+        assert part in str(caught.value)
 
 
 # What can go wrong with the files
 
 
-@pytest.mark.parametrize("damage", ["truncated", "one byte changed"])
-def test_a_damaged_file_is_set_aside_and_replaced(mirror, small_data, damage):
-    raw = fmnist.fetch_fashion_mnist(small_data)
-    victim = raw / "t10k-labels-idx1-ubyte"
-    content = bytearray(victim.read_bytes())
-    if damage == "truncated":
-        del content[-1:]
-    else:
-        content[100] ^= 1
-    victim.write_bytes(content)
+@pytest.mark.parametrize("damaged", [b"", SMALL_FILES[VICTIM][:-1], b"X" + SMALL_FILES[VICTIM][1:]])
+def test_a_damaged_file_is_set_aside_and_replaced(mirror, root, raw, damaged):
+    fmnist.fetch_fashion_mnist(root)
     mirror.requests.clear()
-    with pytest.warns(UserWarning, match=r"damaged.*renamed to t10k-labels-idx1-ubyte.damaged-1"):
-        fmnist.fetch_fashion_mnist(small_data)
-    assert_complete(raw)
-    assert (raw / "t10k-labels-idx1-ubyte.damaged-1").read_bytes() == content
-    assert mirror.requests == ["t10k-labels-idx1-ubyte"]
+    for number in (1, 2):  # the second must not overwrite the first
+        (raw / VICTIM).write_bytes(damaged)
+        with pytest.warns(UserWarning, match=f"damaged.*renamed to {VICTIM}.damaged-{number}"):
+            fmnist.fetch_fashion_mnist(root)
+        assert_complete(raw)
+        assert (raw / f"{VICTIM}.damaged-{number}").read_bytes() == damaged
+    assert mirror.requests == [VICTIM] * 2
 
 
-def test_a_second_damaged_file_does_not_overwrite_the_first(mirror, small_data):
-    raw = fmnist.fetch_fashion_mnist(small_data)
-    for number in (1, 2):
-        (raw / "t10k-labels-idx1-ubyte").write_bytes(b"broken %d" % number)
-        with pytest.warns(UserWarning, match=f"damaged-{number}"):
-            fmnist.fetch_fashion_mnist(small_data)
-        aside = raw / f"t10k-labels-idx1-ubyte.damaged-{number}"
-        assert aside.read_bytes() == b"broken %d" % number
-
-
-def test_a_damaged_file_that_cannot_be_replaced_is_reported(small_data):
-    raw = small_data / "FashionMNIST" / "raw"
+def test_a_damaged_file_that_cannot_be_replaced_is_reported(root, raw):
     raw.mkdir(parents=True)
-    (raw / "t10k-labels-idx1-ubyte").write_bytes(b"broken")
-    with (
-        pytest.warns(UserWarning, match="damaged"),
-        pytest.raises(FileNotFoundError, match="t10k-labels-idx1-ubyte"),
-    ):
-        fmnist.fetch_fashion_mnist(small_data)
-    assert (raw / "t10k-labels-idx1-ubyte.damaged-1").read_bytes() == b"broken"
+    (raw / VICTIM).write_bytes(b"broken")
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(FileNotFoundError, match=VICTIM):
+        fmnist.fetch_fashion_mnist(root)
+    assert (raw / f"{VICTIM}.damaged-1").read_bytes() == b"broken"
 
 
 def test_a_killed_download_leaves_no_half_file_and_the_next_call_recovers(
-    mirror, small_data, monkeypatch
+    mirror, root, raw, monkeypatch
 ):
     mirror.behaviour = "stalled"
     monkeypatch.setattr(fmnist, "CONNECT_AND_READ_TIMEOUT", (1, 30))
     process = multiprocessing.get_context("fork").Process(
-        target=fmnist.fetch_fashion_mnist, args=(small_data,)
+        target=fmnist.fetch_fashion_mnist, args=(root,)
     )
     process.start()
-    raw = small_data / "FashionMNIST" / "raw"
     deadline = time.monotonic() + 10
     while not mirror.requests and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -338,16 +275,16 @@ def test_a_killed_download_leaves_no_half_file_and_the_next_call_recovers(
     assert not [name for name in SMALL_FILES if (raw / name).exists()]
 
     mirror.behaviour = "good"
-    assert_complete(fmnist.fetch_fashion_mnist(small_data))
+    assert_complete(fmnist.fetch_fashion_mnist(root))
 
 
-def test_two_notebooks_starting_at_once(mirror, small_data):
+def test_two_notebooks_starting_at_once(mirror, root):
     fork = multiprocessing.get_context("fork")
     barrier = fork.Barrier(4)
 
     def fetch():
         barrier.wait()
-        assert_complete(fmnist.fetch_fashion_mnist(small_data))
+        assert_complete(fmnist.fetch_fashion_mnist(root))
 
     processes = [fork.Process(target=fetch) for _ in range(4)]
     for process in processes:
@@ -358,49 +295,37 @@ def test_two_notebooks_starting_at_once(mirror, small_data):
     assert sorted(mirror.requests) == sorted(SMALL_FILES), "a file was fetched twice"
 
 
-def test_root_is_a_file(small_data):
-    small_data.write_text("not a folder")
-    with pytest.raises(NotADirectoryError, match=r"is a file. Choose another"):
-        fmnist.fetch_fashion_mnist(small_data)
-    assert small_data.read_text() == "not a folder"
-
-
-@pytest.fixture
-def as_ordinary_user():
-    """Drop root's rights, for which no folder is read-only, and give them back."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65_534)
-    yield
-    os.seteuid(0)
-
-
-@pytest.fixture
-def read_only_root(small_data):
-    # Not below tmp_path, which only its owner may enter.
-    root = Path(tempfile.mkdtemp())
-    (root / "FashionMNIST" / "raw").mkdir(parents=True)
-    for folder in (root / "FashionMNIST" / "raw", root / "FashionMNIST", root):
-        folder.chmod(0o555)
-    yield root
-    for folder in (root, root / "FashionMNIST", root / "FashionMNIST" / "raw"):
-        folder.chmod(0o755)
-    shutil.rmtree(root)
+@pytest.mark.parametrize("part", ["data", "data/FashionMNIST", "data/FashionMNIST/raw"])
+def test_a_file_in_the_way_is_named(root, part):
+    file = root.parent / part
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("not a folder")
+    with pytest.raises(OSError, match=f" {file} is a file. .*FMNIST_DATA.*DATA_DIR"):
+        fmnist.fetch_fashion_mnist(root)
+    assert file.read_text() == "not a folder"
 
 
 @pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs POSIX permissions")
-def test_a_read_only_folder_without_the_data(read_only_root, as_ordinary_user):
-    with pytest.raises(PermissionError, match=r"cannot be written.*Choose another"):
-        fmnist.fetch_fashion_mnist(read_only_root)
-
-
-@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs POSIX permissions")
-def test_a_read_only_folder_with_the_data_is_enough(read_only_root, small_data, request):
-    raw = read_only_root / "FashionMNIST" / "raw"
-    raw.chmod(0o755)
-    for name, content in SMALL_FILES.items():
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_read_only_folder_is_enough_when_it_has_the_data(root, complete):
+    root = Path(tempfile.mkdtemp())  # tmp_path may only be entered by its owner
+    raw = root / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, content in SMALL_FILES.items() if complete else ():
         (raw / name).write_bytes(content)
-    raw.chmod(0o555)
-    request.getfixturevalue("as_ordinary_user")
-    assert fmnist.fetch_fashion_mnist(read_only_root) == raw
+    for folder in (raw, raw.parent, root):
+        folder.chmod(0o555)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65_534)  # root may write everywhere
+    try:
+        if complete:
+            assert fmnist.fetch_fashion_mnist(root) == raw
+        else:
+            with pytest.raises(PermissionError, match=r"cannot be written .*FMNIST_DATA.*DATA_DIR"):
+                fmnist.fetch_fashion_mnist(root)
+    finally:
+        os.seteuid(user)
+        for folder in (root, raw.parent, raw):
+            folder.chmod(0o755)
+        shutil.rmtree(root)
