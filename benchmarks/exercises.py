@@ -1,64 +1,54 @@
-"""Try the exercises at the end of the notebooks: change one thing, train for five epochs, look.
+"""Try the notebooks' exercises: change one thing, train for two epochs, look.
 
-The outcomes go to results/exercises.json, from which tools/update_tables.py writes the answers in
-the notebooks. Run it by
+Results: results/exercises.json, from which the answers in the notebooks are written.
 
-    python benchmarks/exercises.py
+    python -m benchmarks.exercises
 """
 
-import sys
-from pathlib import Path
+from benchmarks import runner
+from benchmarks.notebook import FRAMEWORKS
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))
-
-import fmnist_utils as fmnist  # noqa: E402
-from benchmarks.notebook_code import FRAMEWORKS, run, training_code  # noqa: E402
-
-RESULTS = REPOSITORY / "benchmarks" / "results" / "exercises.json"
-EPOCHS = 5
-
-# What to replace in the code of each notebook, by exercise.
-CHANGES = {
-    "unchanged": {"PyTorch": [], "TensorFlow": []},
-    "no augmentation": {
-        "PyTorch": [("erase(shift(flip_half(train_images[rows])))", "train_images[rows]")],
-        "TensorFlow": [
-            (
-                "erase(shift(flip_half(tf.gather(image_tensor, rows))))",
-                "tf.gather(image_tensor, rows)",
-            )
-        ],
-    },
-    "no dropout": {
-        "PyTorch": [("nn.Dropout(0.4)", "nn.Dropout(0.0)")],
-        "TensorFlow": [("layers.Dropout(0.4)", "layers.Dropout(0.0)")],
-    },
-    "a tenth of the learning rate": {
-        "PyTorch": [("LEARNING_RATE = 0.1 ", "LEARNING_RATE = 0.01 ")],
-        "TensorFlow": [("LEARNING_RATE = 0.1 ", "LEARNING_RATE = 0.01 ")],
-    },
-    "average-pooling": {
-        "PyTorch": [("nn.MaxPool2d(3, stride=2)", "nn.AvgPool2d(3, stride=2)")],
-        "TensorFlow": [
-            ("layers.MaxPooling2D(3, strides=2)", "layers.AveragePooling2D(3, strides=2)")
-        ],
-    },
+EPOCHS = 2
+NO_BATCH_NORMALIZATION = {
+    "pytorch": "nn.BatchNorm1d = nn.BatchNorm2d = nn.Identity",
+    "tensorflow": "layers.BatchNormalization = lambda **settings: layers.Identity()",
 }
+SHUFFLED_PIXELS = """
+order = np.random.default_rng(0).permutation(28 * 28)
+parts = [(images.reshape(-1, 28 * 28)[:, order].reshape(-1, 28, 28), y) for images, y in data]
+data = fmnist.FashionMNIST(*(fmnist.Split(*part) for part in parts))
+"""
 
 
-def outcome(framework: str, changes: list[tuple[str, str]]) -> dict[str, float]:
-    """Train with these changes, in a process of its own; return the figures of the last epoch."""
-    code = f"{training_code(framework, changes)}\nimport json\nprint(json.dumps(history))"
-    history = run(["-c", code], FMNIST_EPOCHS=str(EPOCHS))
-    return {key: values[-1] for key, values in history.items() if key != "seconds"}
+def tasks(key: str) -> dict[str, runner.Task]:
+    """Return a notebook's exercises by name; `key` is one of FRAMEWORKS."""
+    changes = {
+        "unchanged": {},
+        "shuffled pixels": {"load": SHUFFLED_PIXELS},
+        "no batch normalization": {"parameters": NO_BATCH_NORMALIZATION[key]},
+    }
+    return {
+        name: runner.Task(f"{FRAMEWORKS[key].name}, {name}", key, {"EPOCHS": EPOCHS}, after)
+        for name, after in changes.items()
+    }
+
+
+def outcomes(key: str) -> dict[str, str]:
+    """Say what came out of each of a notebook's exercises, by name."""
+    wanted = tasks(key)
+    runs = runner.matching(runner.committed("exercises"), list(wanted.values()))
+    if runs is None:
+        return dict.fromkeys(wanted, runner.NOT_MEASURED)
+    figures = [
+        f"training accuracy {run['training_accuracy']:.2%}, validation accuracy "
+        f"{run['validation']['accuracy']:.2%}, validation loss {run['validation']['loss']:.3f}"
+        for run in runs
+    ]
+    after = f"After {EPOCHS} epochs"
+    endings = [f"{after}: {own}. The unchanged notebook: {figures[0]}." for own in figures]
+    return dict(zip(wanted, endings))
 
 
 if __name__ == "__main__":
-    results = {"epochs": EPOCHS}
-    for framework in FRAMEWORKS:
-        results[framework] = {}
-        for name, changes in CHANGES.items():
-            results[framework][name] = outcome(framework, changes[framework])
-            print(framework, name, results[framework][name], flush=True)
-            fmnist.write_json(RESULTS, results)
+    runner.study("exercises", [task for key in FRAMEWORKS for task in tasks(key).values()], __doc__)
+    print({key: outcomes(key) for key in FRAMEWORKS})

@@ -1,0 +1,76 @@
+"""Is it worth waiting? Train both notebooks from a minute to a quarter of an hour.
+
+Results: results/frontier.json and frontier.png.
+
+    python -m benchmarks.frontier
+"""
+
+from typing import Any
+
+from matplotlib.figure import Figure
+
+import fmnist_utils as fmnist
+from benchmarks import runner
+from benchmarks.notebook import FRAMEWORKS
+
+# Decided on validation images, before a test image was read.
+POINTS = {
+    "a first look": {"CHANNELS": (16, 64), "DROPOUT": 0.1, "EPOCHS": 4},
+    "half as long": {"CHANNELS": (16, 64), "EPOCHS": 12},
+    "**the notebook**": {},
+    "wider": {"CHANNELS": (32, 96), "DROPOUT": 0.3, "EPOCHS": 24},
+    "the recipe until now": {
+        **{"CHANNELS": (32, 128), "HIDDEN": 512, "DROPOUT": 0.4, "EPOCHS": 32},
+        **{"BATCH_SIZE": 128, "LEARNING_RATE": 0.1},
+    },
+}
+
+
+def tasks(key: str, settings: dict[str, Any]) -> list[runner.Task]:
+    """Return the runs of a point in a framework; the notebook's own are those of the seeds."""
+    title = FRAMEWORKS[key].name + "".join(f" {name}={value}" for name, value in settings.items())
+    return [runner.tested(f"{title}, seed {s}", key, {**settings, "SEED": s}) for s in range(3)]
+
+
+def points() -> dict[str, list[dict[str, Any]] | None]:
+    """Return the runs of every point; None for one with runs that lack or are of older code."""
+    runs = runner.committed("frontier")
+    return {
+        f"{name}, {framework.name}": runner.matching(runs, tasks(key, settings))
+        for name, settings in POINTS.items()
+        for key, framework in FRAMEWORKS.items()
+    }
+
+
+def table() -> str:
+    """Tabulate the points in Markdown."""
+    found = points()
+    if None in found.values():
+        return runner.NOT_MEASURED
+    picture = "![Test accuracy against minutes of training](results/frontier.png)"
+    return f"{runner.table(found, 'test')}\n\n{picture}"
+
+
+def figure() -> Figure:
+    """Draw test accuracy against minutes, a line for each framework."""
+    drawing = fmnist.new_figure(height=4)
+    axes = drawing.add_subplot()
+    own = [runner.means(runs, "test") for runs in points().values()]
+    for number, framework in enumerate(FRAMEWORKS.values()):
+        of_one = own[number :: len(FRAMEWORKS)]
+        accuracies = [100 * point["accuracy"] for point in of_one]
+        axes.plot([point["minutes"] for point in of_one], accuracies, "o-", label=framework.name)
+    axes.set_xscale("log")
+    axes.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+    axes.tick_params(labelsize=12)
+    axes.set_xlabel("minutes of training", fontsize=12)
+    axes.set_ylabel("test accuracy in percent", fontsize=12)
+    axes.legend(fontsize=12)
+    return drawing
+
+
+if __name__ == "__main__":
+    wanted = [t for point in POINTS.values() for key in FRAMEWORKS for t in tasks(key, point)]
+    runner.study("frontier", wanted, __doc__)
+    figure().savefig(runner.RESULTS / "frontier.png")
+    print(table())
