@@ -3,7 +3,13 @@
 import pytest
 
 import fmnist_utils as fmnist
-from benchmarks.notebook_code import REPOSITORY
+from benchmarks.notebook import FRAMEWORKS, REPOSITORY
+
+
+@pytest.fixture(params=FRAMEWORKS.values(), ids=FRAMEWORKS)
+def framework(request):
+    """Return a row of the table of frameworks; the test runs once for each."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The notebooks in Colab: badges, addresses, and the cell that brings the helper."""
+"""The notebooks in Colab: badges, addresses, the cell that brings the helper, the versions."""
 
 import os
 import re
@@ -6,16 +6,16 @@ import shutil
 import subprocess
 import sys
 
-import nbclient
 import nbformat
 import pytest
-import set_colab_address as colab
-from notebook_code import cell_containing
+from kernels import in_colab
+from packaging.requirements import Requirement
 
-import fmnist_utils as fmnist
-from benchmarks.notebook_code import FRAMEWORKS, REPOSITORY
+from benchmarks.notebook import FRAMEWORKS, REPOSITORY, cells, code, read
+from tools import set_colab_address as colab
 
 DOCUMENTS = ("README.md", *colab.NOTEBOOKS)
+HELPER = REPOSITORY / "fmnist_utils.py"
 
 
 @pytest.fixture
@@ -26,155 +26,79 @@ def copy(tmp_path):
     return tmp_path
 
 
-def address_in(folder, name):
-    text = (folder / name).read_text(encoding="utf-8")
-    (found,) = re.findall(r'REPOSITORY, REVISION = \\"(.*?)\\", \\"(.*?)\\"', text)
-    return found
+def contents(folder):
+    return {name: (folder / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 
 
-def badges_in(folder, name):
-    text = (folder / name).read_text(encoding="utf-8")
-    return re.findall(
-        r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/main/([\w.]+)", text
-    )
-
-
-def test_the_committed_documents_agree():
-    addresses = {address_in(REPOSITORY, name)[0] for name in colab.NOTEBOOKS}
-    assert len(addresses) == 1
-    repositories = {
-        repository for name in DOCUMENTS for repository, _ in badges_in(REPOSITORY, name)
+def test_an_address_on_github_gives_badges_and_can_be_taken_away(copy):
+    colab.set_address(copy, "", "")
+    without = contents(copy)
+    colab.set_address(copy, "somebody/else", "4567def")
+    colab.set_address(copy, "somebody/fashion", "0123abc")
+    address = "https://raw.githubusercontent.com/somebody/fashion/0123abc/fmnist_utils.py"
+    for name in colab.NOTEBOOKS:
+        nbformat.validate(notebook := nbformat.read(copy / name, as_version=4))
+        assert f'\nhelper = "{address}"' in cells(notebook, "colab")[0]
+    badges = {
+        name: re.findall(r"fashion/blob/main/([\w.]+)", contents(copy)[name]) for name in DOCUMENTS
     }
-    if "" in addresses:
-        assert not repositories, "a badge without an address to bring the helper from"
-    else:
-        assert addresses == {f"https://github.com/{repository}.git" for repository in repositories}
-    for name in colab.NOTEBOOKS:
-        assert {path for _, path in badges_in(REPOSITORY, name)} <= {name}
-
-
-def test_an_address_on_github_gives_badges(copy):
-    colab.set_address(copy, "somebody/fashion", "0123abc")
-    for name in colab.NOTEBOOKS:
-        assert address_in(copy, name) == ("https://github.com/somebody/fashion.git", "0123abc")
-        assert badges_in(copy, name) == [("somebody/fashion", name)]
-        nbformat.validate(nbformat.read(copy / name, as_version=4))
-    assert badges_in(copy, "README.md") == [("somebody/fashion", name) for name in colab.NOTEBOOKS]
-
-
-def test_the_address_can_be_changed_and_taken_away(copy):
-    before = {name: (copy / name).read_text(encoding="utf-8") for name in DOCUMENTS}
+    one_each = {name: [name] for name in colab.NOTEBOOKS}
+    assert badges == {"README.md": list(colab.NOTEBOOKS), **one_each}
     colab.set_address(copy, "", "")
-    empty = {name: (copy / name).read_text(encoding="utf-8") for name in DOCUMENTS}
-    colab.set_address(copy, "somebody/fashion", "0123abc")
-    colab.set_address(copy, "another/place", "0123abc")
-    assert badges_in(copy, "README.md")[0][0] == "another/place"
-    colab.set_address(copy, "", "")
-    assert {name: (copy / name).read_text(encoding="utf-8") for name in DOCUMENTS} == empty
-    assert before.keys() == empty.keys()
+    assert contents(copy) == without
 
 
 def test_a_wrong_address_changes_nothing(copy):
-    before = {name: (copy / name).read_bytes() for name in DOCUMENTS}
+    before = contents(copy)
     with pytest.raises(ValueError, match="must be owner/name"):
         colab.set_address(copy, "just-a-name", "0123abc")
-    assert {name: (copy / name).read_bytes() for name in DOCUMENTS} == before
+    assert contents(copy) == before
 
 
-def test_requirements_that_hold(tmp_path):
-    (tmp_path / "requirements.txt").write_text("# a comment\nnumpy>=2.1\n\nnot-there-at-all>=1.0\n")
-    assert fmnist.check_requirements(tmp_path / "requirements.txt") == ["not-there-at-all>=1.0"]
-    assert fmnist.check_requirements(REPOSITORY / "requirements.txt") == []
-
-
-def test_a_package_that_is_too_old_is_named_with_the_way_out(tmp_path):
-    (tmp_path / "requirements.txt").write_text("numpy>=99\n")
-    with pytest.raises(RuntimeError, match=r"numpy>=99 \(installed: .*pip install --upgrade"):
-        fmnist.check_requirements(tmp_path / "requirements.txt")
-
-
-@pytest.fixture
-def in_colab(tmp_path):
-    """Stand in for Colab: its module is loaded in every kernel, and nothing lies beside a notebook.
-
-    The stand-in's upload dialog brings the two files that the cell asks for.
-    """
-    package = tmp_path / "stand-in" / "google" / "colab"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()  # google itself has none: other packages are in it, too
-    (package / "files.py").write_text(
-        "import shutil\n"
-        "def upload():\n"
-        "    for name in ('fmnist_utils.py', 'requirements.txt'):\n"
-        f"        shutil.copy(f'{REPOSITORY}/{{name}}', name)\n"
+def run(source, folder, environment):
+    return subprocess.run(
+        [sys.executable, "-c", source], cwd=folder, env=environment, capture_output=True, text=True
     )
-    (tmp_path / "stand-in" / "sitecustomize.py").write_text("import google.colab\n")
-    folder = tmp_path / "content"
-    folder.mkdir()
-    return folder, {**os.environ, "PYTHONPATH": str(tmp_path / "stand-in"), "FMNIST_EPOCHS": "1"}
 
 
-def git(*arguments, folder):
-    identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
-    finished = subprocess.run(
-        ["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True
-    )
-    return finished.stdout.strip()
+def test_a_notebook_alone_in_an_empty_folder_gets_its_data(framework, copy, tmp_path):
+    folder, environment = in_colab(tmp_path)
+    colab.set_address(copy, HELPER.as_uri(), "")
+    alone = framework._replace(notebook=copy / framework.notebook.name)
+    finished = run(code(alone, "colab", "import", "parameters", "load"), folder, environment)
+    assert finished.returncode == 0, finished.stderr
+    assert re.search(r"^test +\(10000, 28, 28\)", finished.stdout, flags=re.MULTILINE)
+    assert (folder / "fmnist_utils.py").read_bytes() == HELPER.read_bytes()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_a_notebook_alone_runs_through_with_a_repository(framework, in_colab, tmp_path):
-    origin = tmp_path / "origin"
-    origin.mkdir()
-    for name in ("fmnist_utils.py", "requirements.txt", *DOCUMENTS):
-        shutil.copy(REPOSITORY / name, origin)
-    git("init", "--quiet", folder=origin)
-    git("add", ".", folder=origin)
-    git("commit", "--quiet", "--message", "As committed", folder=origin)
-    revision = git("rev-parse", "HEAD", folder=origin)
-    (origin / "fmnist_utils.py").write_text("raise ImportError('a later commit')\n")
-    git("commit", "--all", "--quiet", "--message", "Later", folder=origin)
-
-    colab.set_address(origin, f"file://{origin}", revision)
-    folder, environment = in_colab
-    shutil.copy(origin / f"FashionMNIST_{framework}.ipynb", folder)
-    (folder / "data").symlink_to(REPOSITORY / "data")
-    notebook = nbformat.read(folder / f"FashionMNIST_{framework}.ipynb", as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    code[0].source += f"\n{code[0].source}\nos.symlink('../data', 'data')"  # twice
-    loading = next(cell for cell in code if "train_images, train_labels = " in cell.source)
-    loading.source += "\ntrain_images, train_labels = train_images[:2_000], train_labels[:2_000]"
-    nbclient.NotebookClient(
-        notebook, timeout=600, resources={"metadata": {"path": folder}}
-    ).execute(env=environment)
-    assert (folder / "repository" / "fmnist_utils.py").is_file()
-
-
-@pytest.mark.parametrize("name", colab.NOTEBOOKS)
-def test_without_an_address_the_cell_asks_for_the_helper(name, in_colab, copy):
-    folder, environment = in_colab
+def test_without_an_address_the_dialog_asks_once_and_for_the_helper_alone(copy, tmp_path):
+    folder, environment = in_colab(tmp_path)
     colab.set_address(copy, "", "")
-    cells = nbformat.read(copy / name, as_version=4).cells
-    first_cell = next(cell.source for cell in cells if cell.cell_type == "code")
-    code = f"{first_cell}\nimport fmnist_utils; print(fmnist_utils.__file__)"
-    for expected in ("Choose fmnist_utils.py", str(folder)):  # the second time nothing is asked
-        finished = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert finished.returncode == 0, finished.stderr
-        assert finished.stdout.startswith(expected)
+    (source,) = cells(nbformat.read(copy / colab.NOTEBOOKS[0], as_version=4), "colab")
+    for asked in ("Choose the helper\n", ""):
+        finished = run(source, folder, environment)
+        assert (finished.stdout, finished.stderr) == (asked, "")
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_elsewhere_the_cell_does_nothing(framework, tmp_path):
-    first_cell = cell_containing(framework, "REPOSITORY, REVISION = ")
-    finished = subprocess.run(
-        [sys.executable, "-c", first_cell], cwd=tmp_path, capture_output=True, text=True, check=True
+def test_elsewhere_the_cell_only_says_where_the_notebook_must_run(tmp_path):
+    (source,) = cells(read(FRAMEWORKS["pytorch"]), "colab")
+    last_line = run(source, tmp_path, os.environ).stderr.splitlines()[-1]
+    assert re.match(r"ModuleNotFoundError: .*folder.*fmnist_utils\.py", last_line)
+    beside_the_helper = run(source, REPOSITORY, os.environ)
+    assert (beside_the_helper.stdout, beside_the_helper.stderr) == ("", "")
+
+
+def test_no_more_is_required_than_colab_has():
+    required, has = (
+        [
+            Requirement(line)
+            for line in (REPOSITORY / name).read_text(encoding="utf-8").splitlines()
+            if not line.startswith("#")
+        ]
+        for name in ("requirements.txt", "tests/colab.txt")
     )
-    assert (finished.stdout, finished.stderr) == ("", "")
-    assert list(tmp_path.iterdir()) == []
+    versions = {pinned.name: next(iter(pinned.specifier)).version for pinned in has}
+    lacks = {"jupyter", "onnx", "onnxruntime", "onnxscript", "tf2onnx"}
+    assert {requirement.name for requirement in required} - versions.keys() == lacks
+    for requirement in required:
+        assert requirement.name in lacks or versions[requirement.name] in requirement.specifier

@@ -1,334 +1,269 @@
-"""The two notebooks define and train the same network."""
+"""The two notebooks define and train the same network. What runs here are their own cells."""
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from notebook_code import cell_containing, cell_tagged
 from scipy import stats
 
 import fmnist_utils as fmnist
-from benchmarks.notebook_code import FRAMEWORKS
+from benchmarks.notebook import FRAMEWORKS, REPOSITORY, cells, read
 
-TRAINING_IMAGES = 55_000
-LAYERS_WITH_WEIGHTS = {
-    "PyTorch": ("Conv2d", "BatchNorm2d", "BatchNorm1d", "Linear"),
-    "TensorFlow": ("Conv2D", "BatchNormalization", "Dense"),
+BATCH_SIZE = 128
+TEN_STEPS = 9 * BATCH_SIZE + 50  # images; the last batch is smaller
+SAME_LAYER = {
+    "Conv2d": "Conv2D",
+    "MaxPool2d": "MaxPooling2D",
+    "BatchNorm2d": "BatchNormalization",
+    "BatchNorm1d": "BatchNormalization",
+    "Linear": "Dense",
 }
 
 
-@pytest.fixture(scope="module")
-def torch_and_keras():
-    """Import both; PyTorch, with its compiler, first: after TensorFlow's its LLVM aborts."""
-    import torch
-    import torch._dynamo
-
-    with fmnist.native_stderr_silenced():
-        import keras
-        import tensorflow
-    return torch, keras, tensorflow
+def run(framework, names, *tags, cut=slice(None)):
+    """Run a notebook's cells that have any of these tags."""
+    for source in cells(read(FRAMEWORKS[framework]), *tags)[cut]:
+        exec(source, names)
 
 
 @pytest.fixture(scope="module")
-def pytorch(torch_and_keras):
-    """Return the names that the PyTorch notebook's own cells define, up to the optimizer."""
-    torch = torch_and_keras[0]
-    names = {"fmnist": fmnist, "math": math, "torch": torch, "device": torch.device("cpu")}
-    names["train_images"] = range(TRAINING_IMAGES)
-    exec(cell_tagged("PyTorch", "parameters"), names)
-    exec(cell_tagged("PyTorch", "model"), names)
-    exec(cell_containing("PyTorch", "def flip_half"), names)
-    exec(cell_containing("PyTorch", "def shift("), names)
-    exec(cell_containing("PyTorch", "def erase("), names)
-    return names
+def notebooks():
+    """Return by framework the names that the notebook's cells define before `instantiate`.
+
+    All code cells run, so that ``picture`` is what the figure of the augmentation shows.
+    """
+    everything = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("FMNIST_EPOCHS", "FMNIST_SEED"):
+            patch.delenv(variable, raising=False)
+        patch.setenv("FMNIST_DATA", str(REPOSITORY / "data"))
+        patch.setattr(fmnist, "show", lambda figure, alt: None)
+        import torch._dynamo  # noqa: F401 (first: after TensorFlow its LLVM aborts)
+
+        for key, framework in FRAMEWORKS.items():
+            names = everything[key] = {}
+            patch.setattr(fmnist, "plot_augmented", lambda *rows, n=names: n.update(picture=rows))
+            for cell in read(framework).cells:
+                if "instantiate" in cell.metadata.get("tags", []):
+                    break
+                if cell.cell_type == "code":
+                    exec(cell.source, names)
+    return everything
 
 
-@pytest.fixture(scope="module")
-def tensorflow(torch_and_keras):
-    """Return the names that the TensorFlow notebook's own cells define, up to the schedule."""
-    _, keras, tf = torch_and_keras
-    names = {"fmnist": fmnist, "math": math, "keras": keras, "tf": tf}
-    names["train_images"] = range(TRAINING_IMAGES)
-    exec(cell_tagged("TensorFlow", "parameters"), names)
-    exec(cell_tagged("TensorFlow", "model"), names)
-    exec(cell_containing("TensorFlow", "def flip_half"), names)
-    exec(cell_containing("TensorFlow", "def shift("), names)
-    exec(cell_containing("TensorFlow", "def erase("), names)
-    exec(cell_containing("TensorFlow", "schedule = "), names)
-    names["full_schedule"] = names["schedule"]
-    return names
-
-
-def layers_of(model, names):
-    return [layer for layer in model.layers if type(layer).__name__ in names]
-
-
-def keras_layers(model):
-    return layers_of(model, LAYERS_WITH_WEIGHTS["TensorFlow"])
-
-
-def pytorch_layers(model):
-    return layers_of(model, LAYERS_WITH_WEIGHTS["PyTorch"])
-
-
-def normalizations(twins):
-    """Return the layers of batch normalization, in pairs of PyTorch's and Keras's."""
-    pytorch_model, keras_model = twins
-    return zip(
-        layers_of(pytorch_model, ["BatchNorm2d", "BatchNorm1d"]),
-        layers_of(keras_model, ["BatchNormalization"]),
-        strict=True,
-    )
-
-
-def as_pytorch(keras_model):
-    """Return what the Keras model learns, layer by layer, in the layout of PyTorch's."""
-    arrays = []
-    channels, first_dense = None, True
-    for layer in keras_layers(keras_model):
-        kernel, bias = [np.asarray(weights) for weights in layer.trainable_weights]
-        if kernel.ndim == 4:
-            kernel = kernel.transpose(3, 2, 0, 1)  # h × w × in × out to out × in × h × w
-            channels = len(kernel)
-        elif kernel.ndim == 2:
-            if first_dense:  # its inputs are flattened: h, w, c here and c, h, w in PyTorch
-                size = math.isqrt(len(kernel) // channels)
-                kernel = kernel.reshape(size, size, channels, -1).transpose(2, 0, 1, 3)
-                kernel = kernel.reshape(size * size * channels, -1)
-                first_dense = False
-            kernel = kernel.T
-        arrays += [kernel, bias]
-    return arrays
-
-
-def copy_weights(torch, keras_model, pytorch_model):
+def instantiated(notebooks, **settings):
+    """Return the names of both after `instantiate`, with other settings and the same weights."""
+    both = [names | settings for names in notebooks.values()]
+    for framework, names in zip(notebooks, both):
+        run(framework, names, "instantiate")
+    pytorch, tensorflow = both
+    torch = pytorch["torch"]
     with torch.no_grad():
-        for parameter, array in zip(
-            pytorch_model.parameters(), as_pytorch(keras_model), strict=True
-        ):
+        parameters = pytorch["model"].parameters()
+        for parameter, array in zip(parameters, as_pytorch(tensorflow["model"]), strict=True):
             parameter.copy_(torch.tensor(np.ascontiguousarray(array)))
-
-
-def make_twins(torch, keras, pytorch, tensorflow):
-    """Make a network of each notebook, with the same weights and without dropout."""
-    keras.utils.set_random_seed(0)
-    keras_model = tensorflow["build_model"]()
-    exec(cell_containing("PyTorch", "model = FashionCNN()"), pytorch)
-    copy_weights(torch, keras_model, pytorch["model"])
-    for layer in keras_model.layers:
-        if type(layer).__name__ == "Dropout":
-            layer.rate = 0.0
-    for layer in pytorch["model"].layers:
-        if type(layer).__name__ == "Dropout":
-            layer.p = 0.0
-    return pytorch["model"], keras_model
+    return both
 
 
 @pytest.fixture
-def twins(torch_and_keras, pytorch, tensorflow):
-    torch, keras, _ = torch_and_keras
-    return make_twins(torch, keras, pytorch, tensorflow)
-
-
-@pytest.fixture
-def precise_twins(torch_and_keras, pytorch, tensorflow):
-    """Return twins in float64: in float32, batch normalization lets rounding grow step by step."""
-    torch, keras, _ = torch_and_keras
-    names = dict(tensorflow)
-    model_cell = cell_tagged("TensorFlow", "model")
-    assert 'dtype="float32"' in model_cell
-    exec(model_cell.replace('dtype="float32"', 'dtype="float64"'), names)
+def float64(notebooks):
+    """Make everything in float64: in float32, batch normalization lets rounding grow."""
+    torch, keras = notebooks["pytorch"]["torch"], notebooks["tensorflow"]["keras"]
+    torch.set_default_dtype(torch.float64)
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
-    torch.set_default_dtype(torch.float64)
-    yield make_twins(torch, keras, pytorch, names)
+    yield
     torch.set_default_dtype(torch.float32)
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
 
 
-@pytest.fixture
-def test_images(data):
-    return (data.test.images / 255).astype("float32")
+def trained(notebooks, data, images, rate=None, **settings):
+    """Train both an epoch on the same batches, without augmentation, by their own cells.
+
+    The rate is constant, or if it is None, that of a full run's first steps. Then PyTorch's
+    velocity is made Keras's: a new rate acts at once on all of PyTorch's, but only on what the new
+    gradients add to Keras's.
+    """
+    both = instantiated(notebooks, DROPOUT=0.0, **settings)
+    pytorch, tensorflow = both
+    torch, tf = pytorch["torch"], tensorflow["tf"]
+    pytorch["before"] = as_arrays(pytorch["model"])
+    pixels, labels = (array[:images] for array in data.train)
+    pytorch["to_float"] = pytorch["augment"] = lambda images: images.double() / 255
+    tensorflow["to_float"] = lambda images: tf.cast(images, tf.float64) / 255
+    tensors = torch.from_numpy(pixels[:, None]), torch.from_numpy(labels)
+    pytorch["train_set"] = torch.utils.data.TensorDataset(*tensors)
+    pytorch["train_loader"] = list(zip(*(tensor.split(BATCH_SIZE) for tensor in tensors)))
+    tensorflow["train_batches"] = (
+        tf.data.Dataset.from_tensor_slices((pixels[..., None], labels))
+        .batch(BATCH_SIZE)
+        .map(lambda images, labels: (tensorflow["to_float"](images), labels))
+    )
+    optimizer, change_rate = pytorch["optimizer"], pytorch["scheduler"].step
+
+    def change_rate_and_velocity():
+        before = optimizer.param_groups[0]["lr"]
+        change_rate()
+        for state in optimizer.state.values():
+            state["momentum_buffer"] *= before / optimizer.param_groups[0]["lr"]
+
+    pytorch["scheduler"] = SimpleNamespace(step=change_rate_and_velocity)
+    if rate is not None:
+        optimizer.param_groups[0]["lr"] = rate
+        pytorch["scheduler"].step = lambda: None
+        tensorflow["model"].optimizer.learning_rate = lambda: rate
+    few = fmnist.Split(*(array[:300] for array in data.validation))
+    for framework, names in zip(notebooks, both):
+        names.update(EPOCHS=1, data=data._replace(validation=few))
+        run(framework, names, "train")
+        run(framework, names, "evaluate", cut=slice(1))
+    return both
 
 
-def test_the_layers_have_the_same_number_of_parameters(twins):
-    pytorch_model, keras_model = twins
-    assert [
-        sum(math.prod(weights.shape) for weights in layer.trainable_weights)
-        for layer in keras_layers(keras_model)
-    ] == [
-        sum(parameter.numel() for parameter in layer.parameters())
-        for layer in pytorch_layers(pytorch_model)
-    ]
+def as_arrays(pytorch_model):
+    return [parameter.detach().clone().numpy() for parameter in pytorch_model.parameters()]
 
 
-def test_the_layers_come_in_the_same_order(twins):
-    same = {
-        "Rescaling": ["Normalize"],
-        "Conv2D": ["Conv2d"],
-        "MaxPooling2D": ["MaxPool2d"],
-        "BatchNormalization": ["BatchNorm2d", "BatchNorm1d"],
-        "Dense": ["Linear"],
-    }
-    for ours, theirs in zip(*(model.layers for model in twins), strict=True):
-        name = type(theirs).__name__
-        assert type(ours).__name__ in same.get(name, [name])
+def as_pytorch(keras_model):
+    """Return what the Keras model learns, array by array, in the layout of PyTorch's."""
+    arrays, channels, size = [], None, None
+    for layer in keras_model.layers:
+        if type(layer).__name__ == "Flatten":
+            _, size, _, channels = layer.input.shape
+        for array in map(np.asarray, layer.trainable_weights):
+            if array.ndim == 4:
+                array = array.transpose(3, 2, 0, 1)  # h × w × in × out to out × in × h × w
+            elif array.ndim == 2:
+                if size:  # its inputs are flattened: h, w, c here and c, h, w in PyTorch
+                    array = array.reshape(size, size, channels, -1).transpose(2, 0, 1, 3)
+                    array, size = array.reshape(size * size * channels, -1), None
+                array = array.T
+            arrays.append(array)
+    return arrays
 
 
-def test_the_logits_agree_on_all_test_images(torch_and_keras, twins, test_images, record_property):
-    torch = torch_and_keras[0]
-    pytorch_model, keras_model = twins
+def largest_difference(ours, theirs):
+    return max(np.abs(one - other).max() for one, other in zip(ours, theirs, strict=True))
+
+
+def difference_of_parameters(pytorch, tensorflow):
+    return largest_difference(as_arrays(pytorch["model"]), as_pytorch(tensorflow["model"]))
+
+
+def normalizations(pytorch, tensorflow):
+    """Return the layers of batch normalization, in pairs of PyTorch's and Keras's."""
+    pairs = zip(pytorch["model"].layers, tensorflow["model"].layers, strict=True)
+    return [pair for pair in pairs if "BatchNorm" in type(pair[0]).__name__]
+
+
+def test_the_settings_are_the_same():
+    pytorch, tensorflow = (cells(read(f), "parameters") for f in FRAMEWORKS.values())
+    assert pytorch == tensorflow != []
+
+
+def test_the_layers_are_the_same_and_have_as_many_parameters(notebooks):
+    pytorch, tensorflow = instantiated(notebooks)
+    for ours, theirs in zip(pytorch["model"].layers, tensorflow["model"].layers, strict=True):
+        name = type(ours).__name__
+        assert SAME_LAYER.get(name, name) == type(theirs).__name__
+        assert sum(parameter.numel() for parameter in ours.parameters()) == sum(
+            math.prod(weights.shape) for weights in theirs.trainable_weights
+        )
+
+
+def test_the_logits_agree_on_all_test_images(notebooks, data):
+    pytorch, tensorflow = instantiated(notebooks)
+    torch = pytorch["torch"]
     random = np.random.default_rng(0)
-    for ours, theirs in normalizations(twins):  # else it would change nothing, before training
+    for ours, theirs in normalizations(pytorch, tensorflow):  # else it would change nothing
         arrays = random.uniform(0.5, 1.5, (4, ours.num_features)).astype("float32")
         theirs.set_weights(list(arrays))
         state = zip(ours.state_dict(), map(torch.tensor, arrays))  # the counter of batches is left
         ours.load_state_dict(dict(state), strict=False)
-    pytorch_model.eval()
+    images = (data.test.images / 255).astype("float32")
     with torch.inference_mode():
-        ours = pytorch_model(torch.tensor(test_images[:, None])).numpy()
-    theirs = keras_model.predict(test_images[..., None], batch_size=1_000, verbose=0)
-    difference = np.abs(ours - theirs).max()
-    record_property("largest difference of logits", float(difference))
-    print(f"largest difference of logits: {difference:.1e}")
+        ours = pytorch["model"].eval()(torch.tensor(images[:, None])).numpy()
+    theirs = tensorflow["model"].predict(images[..., None], batch_size=1_000, verbose=0)
+    print(f"largest difference of logits: {np.abs(ours - theirs).max():.1e}")
     assert np.abs(ours).max() > 0.1
-    assert difference < 1e-5
+    assert np.abs(ours - theirs).max() < 1e-5
 
 
-def train_both(torch, twins, pytorch, tensorflow, data, rates):
-    """Take a step with each learning rate on the same batches; return losses and parameters."""
-    pytorch_model, keras_model = twins
-    exec(cell_containing("PyTorch", "optimizer = torch.optim.SGD("), pytorch)
-    tensorflow["schedule"] = rates[0]
-    exec(cell_containing("TensorFlow", "optimizer = SGD("), tensorflow)
-    tensorflow["model"] = keras_model
-    exec(cell_containing("TensorFlow", "model.compile("), tensorflow)
-
-    losses = []
-    batch_size = pytorch["BATCH_SIZE"]
-    for step, rate in enumerate(rates):
-        rows = slice(step * batch_size, (step + 1) * batch_size)
-        images = data.train.images[rows] / 255
-        labels = data.train.labels[rows]
-
-        for group in pytorch["optimizer"].param_groups:
-            group["lr"] = rate
-        loss = pytorch["criterion"](
-            pytorch_model(torch.tensor(images[:, None])), torch.tensor(labels)
-        )
-        pytorch["optimizer"].zero_grad()
-        loss.backward()
-        pytorch["optimizer"].step()
-
-        tensorflow["optimizer"].learning_rate = rate
-        keras_model.reset_metrics()
-        logs = keras_model.train_on_batch(images[..., None], labels, return_dict=True)
-        losses.append((loss.item(), float(logs["loss"])))
-
-    ours = [parameter.detach().numpy() for parameter in pytorch_model.parameters()]
-    return np.array(losses), ours, as_pytorch(keras_model)
+def test_ten_steps_change_both_alike(notebooks, float64, data):
+    pytorch, tensorflow = trained(notebooks, data, TEN_STEPS, rate=0.02)
+    difference = difference_of_parameters(pytorch, tensorflow)
+    print(f"largest difference of parameters after ten steps: {difference:.1e}")
+    assert difference < 1e-6
+    assert largest_difference(as_arrays(pytorch["model"]), pytorch["before"]) > 1e-2
+    # The running variances, which only evaluation uses, differ a little; see below.
+    for name, close in {"loss": 1e-6, "accuracy": 1e-6, "val_loss": 1e-3}.items():
+        ours, theirs = pytorch["history"][name], tensorflow["history"][name]
+        assert len(ours) == 1
+        assert ours == pytest.approx(theirs, rel=close), name
+    assert pytorch["history"]["accuracy"][0] > 0.4, "nothing was learnt"
+    ours, theirs = (n["predict"](n["model"], data.test.images[:500]) for n in (pytorch, tensorflow))
+    assert ours == pytest.approx(theirs, abs=1e-3)
+    assert ours.sum(axis=1) == pytest.approx(1)
 
 
-def largest_difference(ours, theirs):
-    return max(np.abs(a - b).max() for a, b in zip(ours, theirs, strict=True))
+def test_weight_decay_and_a_changing_rate_do_the_same(notebooks, float64, data):
+    """With a decay so strong that another form or factor of it would show at once."""
+    pytorch, tensorflow = trained(notebooks, data, TEN_STEPS, WEIGHT_DECAY=0.5)
+    rate = pytorch["optimizer"].param_groups[0]["lr"]
+    assert rate > 0.02 * pytorch["LEARNING_RATE"], "the rate has hardly changed"
+    assert difference_of_parameters(pytorch, tensorflow) < 1e-6
 
 
-def test_ten_steps_change_both_alike(torch_and_keras, precise_twins, pytorch, tensorflow, data):
-    torch = torch_and_keras[0]
-    before = [parameter.detach().clone().numpy() for parameter in precise_twins[0].parameters()]
-    losses, ours, theirs = train_both(torch, precise_twins, pytorch, tensorflow, data, [0.01] * 10)
-    relative = np.abs(losses[:, 0] / losses[:, 1] - 1).max()
-    print(
-        f"after ten steps: losses differ by {relative:.1e} (relative), "
-        f"parameters by {largest_difference(ours, theirs):.1e}"
-    )
-    assert losses[-1, 0] < losses[0, 0] - 0.1, "nothing was learnt"
-    assert largest_difference(ours, before) > 1e-2
-    assert relative < 1e-6
-    assert largest_difference(ours, theirs) < 1e-6
-
-
-def test_the_running_averages_are_the_same(
-    torch_and_keras, precise_twins, pytorch, tensorflow, data
-):
+def test_the_running_averages_are_the_same(notebooks, float64, data):
     """PyTorch averages the variance with n - 1 in place of n; beyond that, they agree."""
-    torch = torch_and_keras[0]
     steps = 3
-    train_both(torch, precise_twins, pytorch, tensorflow, data, [0.01] * steps)
+    pytorch, tensorflow = trained(notebooks, data, steps * BATCH_SIZE, rate=0.02)
     initial = 0.9**steps  # what is left of the variance that they started from, 1
-    sides = (13, 6, 1)  # of the map of a channel
-    for (ours, theirs), side in zip(normalizations(precise_twins), sides, strict=True):
-        size = pytorch["BATCH_SIZE"] * side**2
+    for (ours, theirs), side in zip(normalizations(pytorch, tensorflow), (13, 6, 1), strict=True):
+        size = BATCH_SIZE * side**2
         variance = initial + (ours.running_var.numpy() - initial) * (size - 1) / size
         assert np.abs(ours.running_mean.numpy()).max() > 0.01
         np.testing.assert_allclose(ours.running_mean, theirs.moving_mean, atol=1e-6)
         np.testing.assert_allclose(variance, theirs.moving_variance, rtol=1e-6)
 
 
-def test_weight_decay_is_the_same(
-    torch_and_keras, precise_twins, pytorch, tensorflow, data, monkeypatch
-):
-    """With a decay so strong that another form or factor of it would show at once."""
-    torch = torch_and_keras[0]
-    for names in (pytorch, tensorflow):
-        monkeypatch.setitem(names, "WEIGHT_DECAY", 0.5)
-    _, ours, theirs = train_both(torch, precise_twins, pytorch, tensorflow, data, [0.02] * 5)
-    assert largest_difference(ours, theirs) < 1e-6
+def test_the_schedules_agree_at_every_step_of_a_full_run(notebooks):
+    pytorch, tensorflow = instantiated(notebooks)
+    assert pytorch["steps"] == tensorflow["steps"]
+    assert pytorch["EPOCHS"] == pytorch["FULL_RUN"]
+    ours = []
+    for _ in range(pytorch["steps"]):
+        ours.append(pytorch["optimizer"].param_groups[0]["lr"])
+        pytorch["optimizer"].step()  # changes nothing without gradients
+        pytorch["scheduler"].step()
+    tf, schedule = tensorflow["tf"], tensorflow["schedule"]
+    theirs = tf.function(lambda steps: tf.map_fn(schedule, steps))(
+        tf.range(pytorch["steps"], dtype=tf.float32)
+    )
+    print(f"largest difference of learning rates: {np.abs(ours - theirs.numpy()).max():.1e}")
+    assert np.abs(ours - theirs.numpy()).max() < 1e-7
+    assert max(ours) == pytest.approx(pytorch["LEARNING_RATE"])
+    assert ours[-1] < 1e-3 * max(ours)
 
 
-def test_what_momentum_does_when_the_rate_changes(
-    torch_and_keras, precise_twins, pytorch, tensorflow, data
-):
-    """PyTorch applies a new rate to the old velocity too, Keras only to new gradients.
-
-    Along the warm-up of a full run the two forms therefore differ, but by little.
-    """
-    torch = torch_and_keras[0]
-    rates = [float(tensorflow["full_schedule"](step)) for step in range(10)]
-    _, ours, theirs = train_both(torch, precise_twins, pytorch, tensorflow, data, rates)
-    difference = largest_difference(ours, theirs)
-    print(f"after ten steps of the warm-up parameters differ by {difference:.1e}")
-    assert 1e-6 < difference < 1e-2
-
-
-def test_the_schedules_agree_at_every_step_of_a_full_run(torch_and_keras, pytorch, tensorflow):
-    torch = torch_and_keras[0]
-    parameters = [torch.nn.Parameter(torch.zeros(1))]
-    names = {**pytorch, "optimizer": torch.optim.SGD(parameters, lr=pytorch["LEARNING_RATE"])}
-    exec(cell_containing("PyTorch", "SequentialLR("), names)
-    assert names["total_steps"] == tensorflow["total_steps"]
-    largest = 0.0
-    rates = []
-    for step in range(names["total_steps"]):
-        rates.append(names["optimizer"].param_groups[0]["lr"])
-        largest = max(largest, abs(rates[-1] - float(tensorflow["full_schedule"](step))))
-        names["optimizer"].step()
-        names["scheduler"].step()
-    print(f"largest difference of learning rates: {largest:.1e}")
-    assert max(rates) == pytest.approx(pytorch["LEARNING_RATE"])
-    assert rates[-1] < 1e-3 * max(rates)
-    assert largest < 1e-7
-
-
-def test_initial_weights_have_the_same_distribution(torch_and_keras, pytorch, tensorflow):
-    """Two-sample Kolmogorov-Smirnov tests on 400 weights a layer of each of 50 networks."""
-    torch, keras, _ = torch_and_keras
-    ours, theirs = {}, {}
-    for seed in range(50):
-        torch.manual_seed(seed)
-        keras.utils.set_random_seed(seed)
-        pytorch_model = pytorch["FashionCNN"]()
-        keras_model = tensorflow["build_model"]()
-        drawn = [parameter.detach().numpy() for parameter in pytorch_model.parameters()]
-        arrays = zip(drawn, as_pytorch(keras_model), strict=True)
-        for position, (one, other) in enumerate(arrays):
-            for samples, array in ((ours, one), (theirs, other)):
-                values = array.ravel()
-                samples.setdefault(position, []).append(values[:: -(-values.size // 400)])
-    for position in ours:
-        one, other = np.concatenate(ours[position]), np.concatenate(theirs[position])
+def test_initial_weights_have_the_same_distribution(notebooks):
+    """Two-sample Kolmogorov-Smirnov tests on 400 weights a layer of each of 20 networks."""
+    pytorch, tensorflow = notebooks.values()
+    network = [pytorch[setting] for setting in ("CHANNELS", "HIDDEN", "DROPOUT")]
+    samples = {}
+    for seed in range(20):
+        pytorch["torch"].manual_seed(seed)
+        tensorflow["keras"].utils.set_random_seed(seed)
+        drawn = as_arrays(pytorch["FashionCNN"](*network))
+        pairs = zip(drawn, as_pytorch(tensorflow["build_model"](*network)), strict=True)
+        for position, arrays in enumerate(pairs):
+            few = [array.ravel()[:: -(-array.size // 400)] for array in arrays]
+            samples.setdefault(position, []).append(few)
+    for position, pairs in samples.items():
+        one, other = map(np.concatenate, zip(*pairs))
         if drawn[position].ndim == 1:  # biases, and what batch normalization learns
             assert set(one) == set(other)
             assert set(one) in ({0.0}, {1.0})
@@ -338,133 +273,58 @@ def test_initial_weights_have_the_same_distribution(torch_and_keras, pytorch, te
             assert stats.ks_2samp(one, 1.1 * other).pvalue < 0.01
 
 
-def test_dropout_rates(torch_and_keras, pytorch, tensorflow):
-    torch, keras, _ = torch_and_keras
-    torch.manual_seed(0)
-    keras.utils.set_random_seed(0)
-    dropped = {framework: [] for framework in FRAMEWORKS}
-    for layer in pytorch["FashionCNN"]().train().layers:
-        if type(layer).__name__ == "Dropout":
-            result = layer(torch.ones(1_000, 512)).numpy()
-            dropped["PyTorch"].append((layer.p, result))
-    for layer in tensorflow["build_model"]().layers:
-        if type(layer).__name__ == "Dropout":
-            result = np.asarray(layer(np.ones((1_000, 512)), training=True))
-            dropped["TensorFlow"].append((layer.rate, result))
-    for results in dropped.values():
-        ((rate, result),) = results
-        assert rate == 0.4
-        zero = result == 0
-        assert zero.mean() == pytest.approx(rate, abs=0.005)
-        assert result[~zero] == pytest.approx(1 / (1 - rate))
+def test_dropout_hides_the_same_share(notebooks):
+    pytorch, tensorflow = instantiated(notebooks)
+    pairs = zip(pytorch["model"].train().layers, tensorflow["model"].layers)
+    ((ours, theirs),) = [pair for pair in pairs if type(pair[0]).__name__ == "Dropout"]
+    results = (
+        ours(pytorch["torch"].ones(1_000, 256)).numpy(),
+        np.asarray(theirs(np.ones((1_000, 256), "float32"), training=True)),
+    )
+    for result in results:
+        assert (result == 0).mean() == pytest.approx(pytorch["DROPOUT"], abs=0.005)
+        assert result[result != 0] == pytest.approx(1 / (1 - pytorch["DROPOUT"]))
 
 
-def test_half_of_the_images_are_flipped(torch_and_keras, pytorch, tensorflow, data):
-    torch, _, tf = torch_and_keras
-    torch.manual_seed(0)
-    tf.random.set_seed(0)
-    images = (data.test.images / 255).astype("float32")
-    mirrored = images[:, :, ::-1]
-    lopsided = (images != mirrored).any(axis=(1, 2))
-    torch_result = pytorch["flip_half"](torch.tensor(images[:, None])).numpy()[:, 0]
-    tf_result = tensorflow["flip_half"](tf.constant(images[..., None])).numpy()[..., 0]
-    for result in (torch_result, tf_result):
-        flipped = (result == mirrored).all(axis=(1, 2))
-        assert ((result == images).all(axis=(1, 2)) | flipped).all()
-        assert flipped[lopsided].mean() == pytest.approx(0.5, abs=0.02)
+def movement(before, after):
+    """Return how a batch was moved, down and right, and which images were mirrored."""
+    after = np.rint(255 * np.asarray(after)).astype(np.uint8)
+    padded = np.pad([before, before[..., ::-1]], ((0, 0), (0, 0), (1, 1), (1, 1)))
+    for down, right in itertools.product((-1, 0, 1), repeat=2):
+        moved = padded[:, :, 1 - down : 29 - down, 1 - right : 29 - right]
+        same, mirrored = (after == moved).all(axis=(2, 3))
+        if (same | mirrored).all():
+            return down, right, mirrored
+    raise AssertionError("the images were not moved alike by at most a pixel")
 
 
-def test_the_images_of_a_batch_are_shifted_alike(torch_and_keras, pytorch, tensorflow, data):
-    torch, _, tf = torch_and_keras
-    torch.manual_seed(0)
-    tf.random.set_seed(0)
-    images = (data.test.images[:2] / 255).astype("float32")
-    for_torch, for_tf = torch.tensor(images[:, None]), tf.constant(images[..., None])
-    draws = {
-        "PyTorch": lambda: pytorch["shift"](for_torch).numpy()[:, 0],
-        "TensorFlow": lambda: tensorflow["shift"](for_tf).numpy()[..., 0],
-    }
-    padded = np.pad(images, ((0, 0), (1, 1), (1, 1)))
-    shifted = {
-        padded[:, down : down + 28, right : right + 28].tobytes(): (down, right)
-        for down, right in itertools.product(range(3), repeat=2)
-    }
-    assert len(shifted) == 9
-    for draw in draws.values():
-        drawn = [shifted[draw().tobytes()] for _ in range(1_000)]
-        for distances in shifted.values():
-            assert drawn.count(distances) / len(drawn) == pytest.approx(1 / 9, abs=0.04)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_picture_shows_the_augmentation(notebooks, framework):
+    movement(*notebooks[framework]["picture"])
 
 
-def test_the_images_of_a_batch_lose_the_same_rectangle(
-    torch_and_keras, pytorch, tensorflow, monkeypatch
-):
-    torch, _, tf = torch_and_keras
-    torch.manual_seed(0)
-    tf.random.set_seed(0)
-    for names in (pytorch, tensorflow):
-        monkeypatch.setitem(names, "EPOCHS", 4 * names["FULL_RUN_EPOCHS"])  # no larger for that
-    for_torch, for_tf = torch.ones(2, 1, 28, 28), tf.ones((2, 28, 28, 1))
-    draws = {
-        "PyTorch": lambda: pytorch["erase"](for_torch).numpy()[:, 0],
-        "TensorFlow": lambda: tensorflow["erase"](for_tf).numpy()[..., 0],
-    }
-    for draw in draws.values():
-        sides, touched = [], np.zeros((28, 28), bool)
-        for _ in range(1_000):
-            erased, other = draw() == 0
-            rows, columns = np.flatnonzero(erased.any(axis=1)), np.flatnonzero(erased.any(axis=0))
-            sides.append((len(rows), len(columns)))
-            touched |= erased
-            if len(rows):
-                assert erased[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
-            assert erased.sum() == len(rows) * len(columns), "not one rectangle"
-            assert (erased == other).all()
-        seen = [pair for pair in sides if all(pair)]
-        assert len(seen) / len(sides) == pytest.approx((8 / 9) ** 2, abs=0.05)
-        for position in range(2):
-            for side in range(1, 9):
-                share = sum(pair[position] == side for pair in seen) / len(seen)
-                assert share == pytest.approx(1 / 8, abs=0.05)
-        edges = touched[0], touched[-1], touched[:, 0], touched[:, -1]
-        assert all(edge.any() for edge in edges)
-    assert (for_torch == 1).all(), "the images given were changed"
-
-
-def test_keras_augments_otherwise_in_every_epoch(torch_and_keras, tensorflow):
-    _, keras, tf = torch_and_keras
-    keras.utils.set_random_seed(0)
-    seen = []
-
-    class Recorder(keras.Model):
-        """Keep the batches that it should train on."""
-
-        def train_step(self, batch):
-            seen.append(batch[0].numpy())
-            return {"loss": tf.zeros(())}
-
-        def test_step(self, batch):
-            return {"loss": tf.zeros(())}
-
-    class Monitor(keras.callbacks.Callback):
-        def __init__(self):
-            super().__init__()
-            self.history = {"seconds": []}
-
-    # Batches of equal images differ by their augmentation alone.
-    image = np.arange(28 * 28, dtype="float32").reshape(1, 28, 28, 1)
-    names = {
-        **tensorflow,
-        "EPOCHS": 20,
-        "steps_per_epoch": 1,
-        "model": Recorder(),
-        "Monitor": Monitor,
-        "train_images": np.repeat(image, tensorflow["BATCH_SIZE"], axis=0),
-        "train_labels": np.zeros(tensorflow["BATCH_SIZE"], "int64"),
-        "validation_images": image,
-        "validation_labels": np.zeros(1, "int64"),
-    }
-    names["model"].compile(run_eagerly=True)
-    exec(cell_containing("TensorFlow", "train_batches = rows"), names)
-    exec(cell_containing("TensorFlow", "model.fit("), names)
-    assert len({batch.tobytes() for batch in seen}) == len(seen) == 20
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_images_are_mirrored_each_and_moved_by_the_batch(notebooks, data, framework):
+    """Anew for every batch of every epoch, as the notebook's own batches come."""
+    names = dict(notebooks[framework])
+    boots = fmnist.Split(np.repeat(data.train.images[:1], 32, axis=0), np.zeros(32, np.int64))
+    names.update(data=data._replace(train=boots), BATCH_SIZE=16)
+    run(framework, names, "load", cut=slice(1, None))
+    batches = []
+    for _ in range(150):  # epochs
+        if framework == "pytorch":
+            batches += [
+                names["augment"](images).numpy()[:, 0] for images, _ in names["train_loader"]
+            ]
+        else:
+            batches += [images.numpy()[..., 0] for images, _ in names["train_batches"]]
+    assert len(batches) == 300
+    assert batches[0].dtype == np.float32
+    moves = [movement(boots.images[:16], batch) for batch in batches]
+    mirrored = np.array([who for _, _, who in moves])
+    assert mirrored.mean() == pytest.approx(0.5, abs=0.03)
+    assert np.abs(mirrored.mean(axis=0) - 0.5).max() < 0.12, "some places are mirrored more often"
+    for place in itertools.product((-1, 0, 1), repeat=2):
+        share = np.mean([move[:2] == place for move in moves])
+        assert share == pytest.approx(1 / 9, abs=0.06)
+    assert len({batch.tobytes() for batch in batches}) > 280, "some batches come again"

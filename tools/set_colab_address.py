@@ -1,7 +1,7 @@
-"""Write where the repository lives into the notebooks and README.md, for Colab.
+"""Write into the notebooks and README.md where the project lives, for Colab.
 
-Colab opens a notebook without the files beside it. The notebooks' first code cell brings them from
-the address that this writes, at the present commit. Run it by
+Colab opens a notebook without the files beside it. The notebooks' first code cell brings the helper
+module from the address that this writes, at the present commit. Run it by
 
     make colab REPO=owner/name
 """
@@ -13,9 +13,10 @@ from pathlib import Path
 
 import nbformat
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-NOTEBOOKS = ("FashionMNIST_PyTorch.ipynb", "FashionMNIST_TensorFlow.ipynb")
-ASSIGNMENT = re.compile(r'^REPOSITORY, REVISION = "(.*)", "(.*)"', flags=re.MULTILINE)
+from benchmarks.notebook import FRAMEWORKS, REPOSITORY, tagged
+
+NOTEBOOKS = tuple(framework.notebook.name for framework in FRAMEWORKS.values())
+ASSIGNMENT = re.compile(r'^helper = ".*"', flags=re.MULTILINE)
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
 
@@ -37,19 +38,34 @@ def with_badges(text: str, badges: list[str]) -> str:
 def set_address(folder: Path, repository: str, revision: str) -> None:
     """Write address and badges into the notebooks and README.md of a folder.
 
-    `repository` is "owner/name" on GitHub, another address for git (which has no badge), or empty.
+    Parameters
+    ----------
+    folder : Path
+        Of the project.
+    repository : str
+        "owner/name" on GitHub; or the whole address of ``fmnist_utils.py`` elsewhere, for which
+        there is no badge; or nothing, which takes the address away.
+    revision : str
+        The commit to bring the helper from, on GitHub.
+
+    Raises
+    ------
+    ValueError
+        If `repository` is none of the three, or a document has no place for what is written.
     """
     on_github = re.fullmatch(r"[\w.-]+/[\w.-]+", repository)
     if repository and not on_github and "://" not in repository:
         raise ValueError(f"REPO must be owner/name or an address with ://; it is {repository!r}.")
-    address = f"https://github.com/{repository}.git" if on_github else repository
+    helper = repository
+    if on_github:
+        helper = f"https://raw.githubusercontent.com/{repository}/{revision}/fmnist_utils.py"
     badges = {name: badge(repository, name) for name in NOTEBOOKS} if on_github else {}
     for name in NOTEBOOKS:
         notebook = nbformat.read(folder / name, as_version=4)
-        cell = next(cell for cell in notebook.cells if ASSIGNMENT.search(cell.source))
-        cell.source = ASSIGNMENT.sub(
-            f'REPOSITORY, REVISION = "{address}", "{revision if address else ""}"', cell.source
-        )
+        (cell,) = tagged(notebook, "colab")
+        cell.source, count = ASSIGNMENT.subn(f'helper = "{helper}"', cell.source)
+        if count != 1:
+            raise ValueError(f"The first code cell of {name} has no place for the address.")
         title = notebook.cells[0]
         title.source = with_badges(title.source, [badges[name]] if badges else [])
         nbformat.write(notebook, folder / name)
