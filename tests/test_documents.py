@@ -31,26 +31,18 @@ def prose(document):
     return "\n\n".join(cell.source for cell in markdown)
 
 
-def names_of(documents):
-    return [document.relative_to(REPOSITORY).as_posix() for document in documents]
+NAMES = [document.relative_to(REPOSITORY).as_posix() for document in ALL]
+every_document = pytest.mark.parametrize("document", ALL, ids=NAMES)
 
 
-every_document = pytest.mark.parametrize("document", ALL, ids=names_of(ALL))
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=names_of(DOCUMENTS))
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES[: len(DOCUMENTS)])
 def test_the_generated_blocks_are_what_the_results_say(document):
     text = document.read_text(encoding="utf-8")
     assert update_tables.updated(document) == text, "run: python -m tools.update_tables"
 
 
 def test_every_block_stands_where_it_is_looked_for():
-    names = {
-        document.relative_to(REPOSITORY).as_posix(): set(
-            update_tables.BLOCK.findall(prose(document))
-        )
-        for document in DOCUMENTS
-    }
+    names = {name: set(update_tables.BLOCK.findall(prose(d))) for name, d in zip(NAMES, ALL)}
     of_notebooks = {"time", "harder", "shuffled pixels", "no batch normalization"}
     assert all(names[framework.notebook.name] == of_notebooks for framework in FRAMEWORKS.values())
     assert names["README.md"] == {"results", "verified"}
@@ -126,6 +118,25 @@ def test_a_missing_file_of_results_leaves_the_block(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(tables, "REPOSITORY", tmp_path)
     assert update_tables.updated(document) == text
     assert capsys.readouterr().out.startswith("README.md: the block 'harder' is left as it is (")
+
+
+def test_the_rows_of_the_studies_have_the_figures_by_hand(monkeypatch):
+    def run(accuracy, epochs):
+        test = {"accuracy": accuracy, "loss": 0.2, "ece": 0.01}
+        made = {"test": test, "parameters": 607_466, "training_seconds": 30 * epochs}
+        return made | {"settings": {"EPOCHS": epochs}}
+
+    of_both = {"PyTorch": [run(0.92, 20), run(0.94, 20)], "TensorFlow": [run(0.93, 20)] * 2}
+    monkeypatch.setattr(update_tables.seeds, "runs_by_framework", lambda: of_both)
+    assert list(update_tables.over_seeds().values()) == [["93.00% ± 1.41%", "93.00% ± 0.00%"]]
+    points = {f"{epochs}, {key}": [run(0.9, epochs)] for epochs in (4, 20, 32) for key in "pt"}
+    monkeypatch.setattr(update_tables.frontier, "points", lambda: points)
+    assert update_tables.of_the_frontier() == {
+        "instead with 4 epochs, 0.6 M parameters, mean of 1": ["90.00% in 2.0 minutes"] * 2,
+        "instead with 32 epochs, 0.6 M parameters, mean of 1": ["90.00% in 16.0 minutes"] * 2,
+    }
+    monkeypatch.setattr(update_tables.frontier, "points", lambda: points | {"4, p": None})
+    assert update_tables.of_the_frontier() == {}
 
 
 def test_mcnemar_counts_the_images_on_which_one_alone_is_right():

@@ -132,7 +132,6 @@ def test_a_notebook_runs_in_jupyterlab(framework, server, project):
         assert figures.count() == before.count(b"fmnist.show(") >= 3
         for figure in figures.all():
             assert figure.evaluate("image => image.complete && image.naturalWidth") >= 800
-            assert len(figure.get_attribute("alt")) > 20
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         figures.last.scroll_into_view_if_needed()
         page.screenshot(path=SCREENSHOTS / f"{path.stem}.png")
