@@ -66,7 +66,7 @@ def test_a_notebook_runs_through_and_changes_no_package(framework, colab, tmp_pa
     printed = "".join(
         output.get("text", "") for cell in tagged(notebook, *TAGS) for output in cell.outputs
     )
-    assert "ONNX Runtime predicts the same" in printed
+    assert "ONNX Runtime predicts the same" in printed, printed
     assert re.search(r"Trained for 1 of \d+ epochs", printed)
     assert added_packages() & set(EXPORTERS.values()) == {EXPORTERS[framework.key]}
 
