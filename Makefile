@@ -33,14 +33,14 @@ notebooks: $(READY) $(DATA)
 	done
 	$(BIN)/python -m tools.update_tables
 
-## test: lint, unit tests, and both notebooks with three epochs
+## test: lint, unit tests, and both notebooks with two epochs
 test: $(READY) $(DATA)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/pytest --ignore tests/browser --ignore tests/colab --numprocesses 2 --dist loadfile
 	$(BIN)/python -m tests.copy_notebooks build/nbval
-	FMNIST_EPOCHS=3 $(NBVAL)
+	FMNIST_EPOCHS=2 $(NBVAL)
 
 ## validate: both notebooks with the full number of epochs, before a release
 validate: $(READY) $(DATA)

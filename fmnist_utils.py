@@ -251,13 +251,6 @@ def prepare_photo(photo: StrPath | Image.Image) -> np.ndarray:
     return np.array(ImageOps.invert(padded).convert("L"))
 
 
-def example_photo(image: ArrayLike) -> Image.Image:
-    """Turn an image (28×28, light on black) into a kind of photo: large, dark on white."""
-    [[image]] = _checked(images=[image])
-    enlarged = np.kron(image.astype(np.uint8), np.ones((10, 10), np.uint8))
-    return Image.fromarray(np.pad(255 - enlarged, 40, constant_values=255)).convert("RGB")
-
-
 def _decoded_photo(photo: StrPath | Image.Image) -> Image.Image:
     """Return a photo upright, in RGB, with white where it was transparent."""
     try:
@@ -522,14 +515,6 @@ def _legible(figure: Figure) -> Figure:
 CALIBRATION_BINS = 15
 
 
-class ConfusedPair(NamedTuple):
-    """How often images of one class are taken for another."""
-
-    true_class: str
-    predicted_class: str
-    count: int
-
-
 class Evaluation(NamedTuple):
     """How good predicted probabilities are; see `evaluate`."""
 
@@ -553,16 +538,13 @@ def classification_report(y_true: ArrayLike, y_pred: ArrayLike) -> str:
     return metrics.classification_report(y_true, y_pred, **rows, digits=3, zero_division=np.nan)
 
 
-def most_confused(y_true: ArrayLike, y_pred: ArrayLike) -> list[ConfusedPair]:
-    """List the pairs of classes that are confused, the most frequent first.
-
-    Pairs that are equally frequent come in the order of the classes.
-    """
+def most_confused(y_true: ArrayLike, y_pred: ArrayLike) -> list[tuple[str, str, int]]:
+    """List true class, predicted class and count of the confusions, the most frequent first."""
     y_true, y_pred = _checked(y_true=y_true, y_pred=y_pred)
     wrong = y_true != y_pred
     pairs = Counter(zip(y_true[wrong].tolist(), y_pred[wrong].tolist()))
     ranked = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
-    return [ConfusedPair(CLASS_NAMES[a], CLASS_NAMES[b], count) for (a, b), count in ranked]
+    return [(CLASS_NAMES[a], CLASS_NAMES[b], count) for (a, b), count in ranked]
 
 
 def evaluate(y_true: ArrayLike, probabilities: ArrayLike) -> Evaluation:
@@ -811,22 +793,16 @@ def save_metrics(
         "test": evaluation._asdict(),
         "seconds_per_epoch": run["training_seconds"] / epochs,
         "settings": settings,
-        **_machine(),
+        "processor": _processor(),
+        "cpu_cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python_version": platform.python_version(),
+        "numpy_version": np.__version__,
         "history": {key: list(history[key]) for key in HISTORY_KEYS},
         "data_sha256": DATA_SHA256,
         "files_sha256": {file.name: pooch.file_hash(str(file)) for file in files},
     }
     write_json(path, record)
-
-
-def _machine() -> dict[str, Any]:
-    machine = {"architecture": platform.machine(), "system": platform.system()}
-    return {
-        "processor": _processor(),
-        "machine": machine | {"cpu_cores": os.cpu_count()},
-        "python_version": platform.python_version(),
-        "numpy_version": np.__version__,
-    }
 
 
 def _processor() -> str:

@@ -1,7 +1,5 @@
 """Read the notebooks' code by the tags of its cells; hold the one table of frameworks."""
 
-import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,35 +75,3 @@ def tagged(notebook: nbformat.NotebookNode, *tags: str) -> list[nbformat.Noteboo
 def cells(notebook: nbformat.NotebookNode, *tags: str) -> list[str]:
     """Return the sources of the code cells that have any of these tags, in order."""
     return [cell.source for cell in tagged(notebook, *tags)]
-
-
-def code(framework: Framework, *tags: str, after: Mapping[str, str] | None = None) -> str:
-    """Return the code of the cells that have any of these tags, as one program.
-
-    Parameters
-    ----------
-    framework : Framework
-        Whose notebook.
-    *tags : str
-        Of the cells to take; the notebook decides on their order.
-    after : mapping of str to str
-        Code to put after the first cell with a tag.
-    """
-    notebook = read(framework)
-    for tag, addition in (after or {}).items():
-        first = tagged(notebook, tag)[0]
-        first.source += f"\n{addition}"
-    return "\n\n".join(cells(notebook, *tags)) + "\n"
-
-
-def code_sha256(framework: Framework) -> str:
-    """Return the SHA-256 of the code that decides what a run measures.
-
-    It is that of the tagged cells from the settings to the evaluation. What comes before prepares
-    Colab and imports; what comes after draws and exports.
-    """
-    notebook = read(framework)
-    sources = cells(notebook, *TAGS[TAGS.index("import") : TAGS.index("export")])
-    (settings,) = cells(notebook, "parameters")
-    measured = "\n".join(sources[sources.index(settings) :])
-    return hashlib.sha256(measured.encode()).hexdigest()

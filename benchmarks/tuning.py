@@ -32,7 +32,7 @@ CHANGES = {
     "no-glorot": {"parameters": "nn.init.xavier_uniform_ = lambda weights: weights"},
     "no-nesterov": {"train": "optimizer.param_groups[0].update(nesterov=False)"},
     "no-momentum": {"train": "optimizer.param_groups[0].update(nesterov=False, momentum=0.0)"},
-    "no-decay": {"train": "scheduler.lr_lambdas = [lambda step: 1.0]"},  # of the learning rate
+    "no-decay": {"train": "scheduler = warmup"},  # of the learning rate
 }
 EACH = [*CHANGES, "WARMUP=0.0", "DROPOUT=0.0", "WEIGHT_DECAY=0.0"]
 

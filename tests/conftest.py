@@ -1,5 +1,8 @@
 """Fixtures that several test modules share."""
 
+import multiprocessing
+import os
+
 import pytest
 
 import fmnist_utils as fmnist
@@ -10,6 +13,14 @@ from benchmarks.notebook import FRAMEWORKS, REPOSITORY
 def framework(request):
     """Return a row of the table of frameworks; the test runs once for each."""
     return request.param
+
+
+@pytest.fixture
+def fork():
+    """Return what starts a copy of this process, where the system can."""
+    if not hasattr(os, "fork"):
+        pytest.skip("the system cannot fork")
+    return multiprocessing.get_context("fork")
 
 
 @pytest.fixture(scope="session")

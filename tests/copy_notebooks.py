@@ -11,7 +11,7 @@ import nbformat
 
 from benchmarks.notebook import FRAMEWORKS, REPOSITORY, read
 
-LEAST_ACCURACY = 0.9  # of the validation images, after three epochs or more
+LEAST_ACCURACY = 0.9  # of the validation images, after two epochs or more
 
 folder = Path(sys.argv[1])
 shutil.rmtree(folder, ignore_errors=True)

@@ -89,11 +89,6 @@ class Kernel:
                 raise CellFailed("{ename}: {evalue}".format(**reply["content"]))
         return "".join(printed)
 
-    def run_until_it_dies(self, source):
-        """Run a cell that ends the kernel's process."""
-        self.client.execute(source)
-        self.manager.provisioner.process.wait(timeout=600)
-
     def left_behind(self):
         """Return the temporary files that are worth speaking of: libraries leave a tiny one."""
         files = [path for path in self.temporary.rglob("*") if path.is_file()]

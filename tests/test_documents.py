@@ -75,6 +75,9 @@ def test_relative_links_arrive(document):
         assert not anchor or anchor in anchors(target), link
 
 
+assert len(EXAMPLES) == 4, "one for each format, and README's"
+
+
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example_runs_as_it_stands(example, data):
     model_cells = ["from torch import nn", *cells(read(FRAMEWORKS["pytorch"]), "model")]
@@ -92,11 +95,6 @@ def test_an_example_runs_as_it_stands(example, data):
     assert finished.stdout == f"{[fmnist.CLASS_NAMES[label] for label in predictions]}\n"
 
 
-def test_there_is_an_example_for_each_format():
-    for path in ("pytorch/model.pt", "tensorflow/model.keras", "tensorflow/model.onnx"):
-        assert sum(f"models/{path}" in example.values[0] for example in EXAMPLES) == 1
-
-
 @pytest.mark.parametrize("framework", FRAMEWORKS.values(), ids=FRAMEWORKS)
 def test_the_saved_notebook_the_record_and_the_text_are_of_one_run(framework):
     record = fmnist.load_metrics(framework.models)
@@ -109,15 +107,6 @@ def test_the_saved_notebook_the_record_and_the_text_are_of_one_run(framework):
     assert f"test loss {record['test']['loss']:.4f}" in printed
     # What the block `harder` says.
     assert record["test"]["accuracy"] < record["validation"]["accuracy"]
-
-
-def test_a_missing_file_of_results_leaves_the_block(tmp_path, monkeypatch, capsys):
-    document = tmp_path / "README.md"
-    text = "<!-- harder -->\nold\n<!-- end of harder -->\n<!-- Colab -->\n<!-- end of Colab -->\n"
-    document.write_text(text)
-    monkeypatch.setattr(tables, "REPOSITORY", tmp_path)
-    assert update_tables.updated(document) == text
-    assert capsys.readouterr().out.startswith("README.md: the block 'harder' is left as it is (")
 
 
 def test_the_rows_of_the_studies_have_the_figures_by_hand(monkeypatch):

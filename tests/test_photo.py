@@ -3,7 +3,7 @@
 import numpy as np
 import onnxruntime
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image
 
 import fmnist_utils as fmnist
 from benchmarks.notebook import FRAMEWORKS
@@ -19,13 +19,19 @@ LIGHTS = {
 }
 
 
+def example_photo(image):
+    """Turn an image into a kind of photo: large, dark on white."""
+    enlarged = np.kron(image.astype(np.uint8), np.ones((10, 10), np.uint8))
+    return Image.fromarray(np.pad(255 - enlarged, 40, constant_values=255)).convert("RGB")
+
+
 def lit(photo, light):
     return Image.fromarray((np.asarray(photo) * light).astype(np.uint8))
 
 
 @pytest.fixture(params=[0, 1, 2])  # an ankle boot, a pullover and trousers
 def photo(data, request):
-    return fmnist.example_photo(data.test.images[request.param])
+    return example_photo(data.test.images[request.param])
 
 
 @pytest.fixture
@@ -56,10 +62,9 @@ def test_images_are_recognised_on_their_way_back_even_with_dark_corners(data):
         return (probabilities.argmax(axis=1) == data.validation.labels[:200]).sum()
 
     images = data.validation.images[:200]
-    photos = [fmnist.example_photo(image) for image in images]
+    photos = [example_photo(image) for image in images]
     dark = [lit(photo, LIGHTS["corners 30 % darker"]) for photo in photos]
     back, dark = ([fmnist.prepare_photo(photo) for photo in part] for part in (photos, dark))
-    print(*map(recognised, (images, back, dark)), "of 200 are recognised: images, photos, dark")
     assert recognised(back) >= recognised(images) - 3
     assert recognised(dark) >= recognised(images) - 9
 
@@ -70,26 +75,14 @@ def test_a_garment_that_touches_the_border(photo, expected):
         assert difference(fmnist.prepare_photo(photo.crop(box)), expected) < 8, box
 
 
-def test_a_faint_shadow_is_not_taken_for_a_part_of_the_garment(photo, expected):
-    grey = photo.convert("L")
-    shadow = Image.eval(grey, lambda grey: 0 if grey < 215 else 255)
-    shadow = np.roll(shadow.filter(ImageFilter.GaussianBlur(6)), 12, axis=(0, 1))
-    light = np.where(np.asarray(grey) < 215, 1, 0.93 + 0.07 * shadow / 255)
-    assert difference(fmnist.prepare_photo(lit(photo, light[..., np.newaxis])), expected) < 8
-
-
 @pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P", "CMYK", "I;16"])
-def test_every_mode_gives_the_same(photo, expected, mode):
+def test_every_mode_gives_the_same_and_transparency_becomes_white(photo, expected, mode):
     grey = np.asarray(photo.convert("L")).astype(np.uint16)
     converted = Image.fromarray(grey * 257) if mode == "I;16" else photo.convert(mode)
     assert converted.mode == mode
+    if mode == "RGBA":
+        converted.paste((0, 0, 0, 0), mask=Image.fromarray(grey == 255))
     assert difference(fmnist.prepare_photo(converted), expected) < 2
-
-
-def test_transparency_becomes_white(photo, expected):
-    pixels = np.array(photo.convert("RGBA"))
-    pixels[(pixels[..., :3] == 255).all(axis=2)] = (0, 0, 0, 0)
-    assert difference(fmnist.prepare_photo(Image.fromarray(pixels)), expected) == 0
 
 
 def test_a_photo_of_a_telephone(photo, expected, tmp_path):
@@ -100,28 +93,21 @@ def test_a_photo_of_a_telephone(photo, expected, tmp_path):
     exif[0x0112] = 6  # turn by 90 degrees to the right to see it upright
     taken = Image.fromarray((pixels + noise[..., np.newaxis]).clip(0, 255).astype(np.uint8))
     taken.save(tmp_path / "photo.jpg", exif=exif)
-    before = (tmp_path / "photo.jpg").read_bytes()
     assert difference(fmnist.prepare_photo(tmp_path / "photo.jpg"), expected) < 9
-    assert (tmp_path / "photo.jpg").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("name", "error", "message"),
-    [
-        ("none.jpg", FileNotFoundError, "none.jpg"),
-        ("text.jpg", ValueError, "text.jpg is not a picture; JPEG, PNG and WebP work"),
-        ("half.png", OSError, "truncated"),
-        ("huge.png", ValueError, "huge.png is too large a picture"),
-    ],
-)
-def test_files_that_are_refused(data, tmp_path, monkeypatch, name, error, message):
-    fmnist.example_photo(data.test.images[0]).save(tmp_path / "huge.png")
-    (tmp_path / "half.png").write_bytes((tmp_path / "huge.png").read_bytes()[:-300])
-    (tmp_path / "text.jpg").write_text("no picture")
-    if name == "huge.png":
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)
-    with pytest.raises(error, match=message):
-        fmnist.prepare_photo(tmp_path / name)
+def test_files_that_are_refused(data, tmp_path, monkeypatch):
+    path = tmp_path / "my.png"
+    path.write_text("no picture")
+    with pytest.raises(ValueError, match=r"my.png is not a picture; JPEG, PNG and WebP work"):
+        fmnist.prepare_photo(path)
+    example_photo(data.test.images[0]).save(path)
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(OSError, match="truncated"):
+        fmnist.prepare_photo(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)
+    with pytest.raises(ValueError, match=r"my.png is too large a picture"):
+        fmnist.prepare_photo(path)
 
 
 TILES = np.kron(np.indices((12, 12)).sum(axis=0) % 2, np.ones((30, 30)))[..., np.newaxis]
@@ -129,8 +115,7 @@ TILES = np.kron(np.indices((12, 12)).sum(axis=0) % 2, np.ones((30, 30)))[..., np
 
 @pytest.mark.parametrize("background", [0, 0.4, 1 - 0.5 * TILES])
 def test_backgrounds_that_are_refused(data, background):
-    photo = fmnist.example_photo(data.test.images[0])
     with pytest.raises(ValueError, match="lay the garment on a light, even one"):
-        fmnist.prepare_photo(lit(photo, background))
+        fmnist.prepare_photo(lit(example_photo(data.test.images[0]), background))
     with pytest.raises(ValueError, match="nothing but its background"):
         fmnist.prepare_photo(Image.new("RGB", (100, 80), "white"))
