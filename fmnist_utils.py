@@ -698,16 +698,9 @@ class Export:
     ) -> None:
         """Add predictions, figures and ``metrics.json`` to the folder, and publish it.
 
-        Parameters
-        ----------
-        test, validation : Evaluation
-        run : mapping
-            ``framework`` ("PyTorch" or "TensorFlow"), ``device``, ``parameters`` (how many),
-            ``training_seconds`` and ``settings``, a mapping with ``SEED`` and ``BATCH_SIZE``.
-        test_predictions : array of int, shape (N,)
-            The predicted class numbers of the test images, 0–9.
-        figures : mapping
-            Figures by the name of their file.
+        `run` has ``framework`` ("PyTorch" or "TensorFlow"), ``device``, ``parameters`` (how many),
+        ``training_seconds`` and ``settings``, a mapping with ``SEED`` and ``BATCH_SIZE``. The keys
+        of `figures` are the names of their files.
         """
         is_full = self.epochs >= self.full_run
         if is_full and validation.accuracy < LEAST_ACCURACY:

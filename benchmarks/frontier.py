@@ -56,11 +56,8 @@ def figure() -> Figure:
         of_one = own[number :: len(FRAMEWORKS)]
         accuracies = [100 * point["accuracy"] for point in of_one]
         axes.plot([point["minutes"] for point in of_one], accuracies, "o-", label=framework.name)
-    axes.set_xscale("log")
-    axes.tick_params(labelsize=12)
-    axes.set_xlabel("minutes of training", fontsize=12)
-    axes.set_ylabel("test accuracy in percent", fontsize=12)
-    axes.legend(fontsize=12)
+    axes.set(xscale="log", xlabel="minutes of training", ylabel="test accuracy in percent")
+    axes.legend()
     return drawing
 
 

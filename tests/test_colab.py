@@ -15,7 +15,6 @@ from benchmarks.notebook import FRAMEWORKS, REPOSITORY, cells, read
 from tools import set_colab_address as colab
 
 DOCUMENTS = ("README.md", *colab.NOTEBOOKS)
-HELPER = REPOSITORY / "fmnist_utils.py"
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Write all measured figures in the documents and notebooks anew, from the files of results.
 
-They stand between the comments ``<!-- NAME -->`` and ``<!-- end of NAME -->``. Where a file of
-results is missing, what stands there is left.
+They stand between the comments ``<!-- NAME -->`` and ``<!-- end of NAME -->``.
 
     python -m tools.update_tables
 """
@@ -82,12 +81,7 @@ def updated(document: Path) -> str:
 
     def block(match: re.Match[str]) -> str:
         name = match["name"]
-        try:
-            text = content(document, name)
-        except FileNotFoundError as error:
-            print(f"{document.name}: the block {name!r} is left as it is ({error})")
-            return match[0]
-        return f"<!-- {name} -->\n{text}\n<!-- end of {name} -->"
+        return f"<!-- {name} -->\n{content(document, name)}\n<!-- end of {name} -->"
 
     text = document.read_text(encoding="utf-8")
     if document not in NOTEBOOKS:
