@@ -779,6 +779,7 @@ def save_metrics(
     record = {
         **{key: run[key] for key in ("framework", "device", "parameters", "training_seconds")},
         "framework_version": importlib.metadata.version(package),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seed": settings.pop("seed"),
         "epochs": epochs,
         "batch_size": settings.pop("batch_size"),
@@ -788,7 +789,7 @@ def save_metrics(
         "settings": settings,
         "processor": _processor(),
         "cpu_cores": os.cpu_count(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python_version": platform.python_version(),
         "numpy_version": np.__version__,
         "history": {key: list(history[key]) for key in HISTORY_KEYS},

@@ -147,7 +147,7 @@ def test_a_full_run_replaces_the_model_and_leaves_nothing_behind(models, tempora
         "files_sha256": {name: hashlib.sha256(found[name]).hexdigest() for name in found},
     }
     assert expected.items() <= metrics.items()
-    assert metrics.keys() - expected.keys() == {"processor", "system", "python_version"}
+    assert metrics.keys() - expected.keys() == {"date", "processor", "system", "python_version"}
 
 
 def test_a_shorter_run_is_kept_only_where_one_says(models, tmp_path, temporary, capsys):
