@@ -38,7 +38,7 @@ test: $(READY) $(DATA)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	$(BIN)/pytest --ignore tests/browser --ignore tests/colab --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --ignore tests/browser --ignore tests/colab --numprocesses 2
 	$(BIN)/python -m tests.copy_notebooks build/nbval
 	FMNIST_EPOCHS=2 $(NBVAL)
 

@@ -13,7 +13,6 @@ from benchmarks import exercises, frontier, labels, neighbours, runner, seeds, s
 from benchmarks.notebook import FRAMEWORKS
 
 pytest.importorskip("resource", reason="studies run on Linux and Macs")
-
 TOY = {
     "import": "import os\nimport types\nimport numpy as np\nimport fmnist_utils as fmnist",
     "parameters": "FULL_RUN = 2\nEPOCHS = int(os.environ.get('FMNIST_EPOCHS') or FULL_RUN)\n"

@@ -59,14 +59,14 @@ def test_images_are_recognised_on_their_way_back_even_with_dark_corners(data):
 
     def recognised(images):
         (probabilities,) = session.run(None, {"image": np.float32(images) / np.float32(255)})
-        return (probabilities.argmax(axis=1) == data.validation.labels[:200]).sum()
+        return (probabilities.argmax(axis=1) == data.validation.labels[:60]).sum()
 
-    images = data.validation.images[:200]
+    images = data.validation.images[:60]
     photos = [example_photo(image) for image in images]
     dark = [lit(photo, LIGHTS["corners 30 % darker"]) for photo in photos]
     back, dark = ([fmnist.prepare_photo(photo) for photo in part] for part in (photos, dark))
-    assert recognised(back) >= recognised(images) - 3
-    assert recognised(dark) >= recognised(images) - 9
+    assert recognised(back) >= recognised(images) - 1
+    assert recognised(dark) >= recognised(images) - 3
 
 
 def test_a_garment_that_touches_the_border(photo, expected):
