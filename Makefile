@@ -19,7 +19,7 @@ RUN := $(BIN)/jupyter nbconvert --log-level ERROR --to notebook --inplace \
 HALF_OF_THE_CORES = $(shell $(PYTHON) -c "import os; print(max(1, os.cpu_count() // 2))")
 test validate: export OMP_NUM_THREADS = $(HALF_OF_THE_CORES)
 test validate: export TF_NUM_INTRAOP_THREADS = $(HALF_OF_THE_CORES)
-# Without bfloat16 a full training takes longer than nbval's 2,000 s for a cell.
+# With half of the cores a full training may take longer than nbval's 2,000 s for a cell.
 NBVAL = $(BIN)/pytest -x --nbval --nbval-current-env --nbval-cell-timeout 7200 \
 	--numprocesses 2 --dist loadfile -p no:cacheprovider build/nbval/*/*.ipynb
 

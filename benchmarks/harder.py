@@ -5,7 +5,6 @@ Nothing is tuned here. Results: results/harder.json.
     python -m benchmarks.harder
 """
 
-import json
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict, cross_va
 from sklearn.neighbors import KNeighborsClassifier
 
 import fmnist_utils as fmnist
-from benchmarks.runner import RESULTS
+from benchmarks import runner
 from tools.tables import markdown_table
 
 
@@ -49,7 +48,7 @@ def measure() -> dict[str, Any]:
 
 def table() -> str:
     """Tabulate the results in Markdown."""
-    results = json.loads((RESULTS / "harder.json").read_text(encoding="utf-8"))
+    results = runner.committed("harder")
     names = {"ridge": "ridge regression on 1,500 random cosine features", "nearest": "1-NN"}
     rows = [[names[key], *(f"{a:.2%}" for a in results[key])] for key in names]
     for name, of_class in zip(fmnist.CLASS_NAMES, results["by_class"]):
@@ -64,5 +63,5 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    fmnist.write_json(RESULTS / "harder.json", measure())
+    fmnist.write_json(runner.RESULTS / "harder.json", measure())
     print(table())

@@ -6,7 +6,6 @@ Results: results/neighbours.json.
 """
 
 import itertools
-import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -66,7 +65,7 @@ def measure() -> dict[str, Any]:
 
 def table() -> str:
     """Tabulate the counts in Markdown, and say what the models do on near twins."""
-    results = json.loads((runner.RESULTS / "neighbours.json").read_text(encoding="utf-8"))
+    results = runner.committed("neighbours")
     rows = [
         [f"{name} images, among {other} images", *(f"{n:,}" for n in numbers), f"{median:.4f}"]
         for name, other, *numbers, median in results["pairs"]

@@ -65,7 +65,7 @@ class Kernel:
 
     def __exit__(self, *_):
         self.client.stop_channels()
-        self.manager.shutdown_kernel(now=not self.manager.is_alive())
+        self.manager.shutdown_kernel()
 
     def run(self, *sources, interrupt_at=None):
         """Run cells one after the other; return what they print.

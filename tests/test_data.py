@@ -101,14 +101,18 @@ def test_sizes_types_ranges_and_split(data, repository):
     assert sorted(map(bytes, parts)) == sorted(map(bytes, everything))
 
 
+# The processor's time, of up to five tries, since others may use the machine at the same time.
+
+
 def test_a_warm_load_takes_under_half_a_second(repository, data):
-    seconds = []
-    while len(seconds) < 5 and min(seconds, default=9) >= 0.5:  # others may use the machine, too
+    def seconds():
         started = time.process_time()
         few = fmnist.load_fashion_mnist(repository / "data", validation_size=10)
-        seconds.append(time.process_time() - started)
-    assert min(seconds) < 0.5
-    assert (len(few.train.labels), sorted(few.validation.labels)) == (59_990, [*range(10)])
+        took = time.process_time() - started
+        assert (len(few.train.labels), sorted(few.validation.labels)) == (59_990, [*range(10)])
+        return took
+
+    assert any(seconds() < 0.5 for _ in range(5))
 
 
 def test_the_import_is_quick_and_brings_no_framework(repository):
@@ -116,13 +120,14 @@ def test_the_import_is_quick_and_brings_no_framework(repository):
         "import sys, time; started = time.process_time(); import fmnist_utils; "
         "print(time.process_time() - started, {'torch', 'tensorflow', 'keras'} & {*sys.modules})"
     )
-    seconds = []
-    while len(seconds) < 5 and min(seconds, default=9) >= 1.5:  # the first may have to compile
+
+    def seconds():
         done = subprocess.run([sys.executable, "-c", code], cwd=repository, stdout=-1, check=True)
         took, frameworks = done.stdout.decode().split(maxsplit=1)
         assert frameworks.strip() == "set()"
-        seconds.append(float(took))
-    assert min(seconds) < 1.5
+        return float(took)
+
+    assert any(seconds() < 1.5 for _ in range(5))  # the first may have to compile
 
 
 @pytest.mark.parametrize("place", ["installed", "data/not-installed", "data/FashionMNIST/raw"])
