@@ -9,8 +9,7 @@ COLAB_READY := $(COLAB)/.ready
 DATA := data/FashionMNIST/raw/.complete
 NOTEBOOKS := FashionMNIST_PyTorch.ipynb FashionMNIST_TensorFlow.ipynb
 
-# Without compiling: an environment is there a minute sooner, and Python compiles what is imported.
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 FETCH := $(BIN)/python -c "import fmnist_utils; print(fmnist_utils.fetch_fashion_mnist('data'))"
 # A kernel warns of connections that are not encrypted. Here they are.
 RUN := $(BIN)/jupyter nbconvert --log-level ERROR --to notebook --inplace \
