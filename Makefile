@@ -80,7 +80,9 @@ exercises: $(READY) $(DATA)
 
 ## labels: which labels of the data may be wrong
 labels: $(READY) $(DATA)
-	$(BIN)/python -m benchmarks.labels
+	$(BIN)/python -m benchmarks.labels --workers 2
+	$(BIN)/python -m benchmarks.neighbours
+	$(BIN)/python -m benchmarks.harder
 	$(BIN)/python -m tools.update_tables
 
 ## format: bring the code and the notebooks into shape

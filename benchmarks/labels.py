@@ -20,9 +20,7 @@ from benchmarks.notebook import FRAMEWORKS
 from tools.tables import markdown_table
 
 FOLD = """
-raw = fmnist.fetch_fashion_mnist(DATA_DIR)
-images = np.fromfile(raw / "train-images-idx3-ubyte", np.uint8, offset=16).reshape(-1, 28, 28)
-labels = np.fromfile(raw / "train-labels-idx1-ubyte", np.uint8, offset=8).astype(np.int64)
+images, labels = fmnist._read(fmnist.fetch_fashion_mnist(DATA_DIR), "train")  # as in the files
 chance = np.random.default_rng(0)
 held_back = chance.permutation(len(labels)) % 5 == {}
 changed = chance.choice(len(labels), round({} * len(labels)), replace=False)
@@ -118,8 +116,9 @@ def table() -> str:
             f"suspects, and {every:.0%} among all {len(ranked):,}. Of the {len(others)} others "
             f"among the first, {sum(others)} are suspects with their own label, too. Of "
             f"{len(KNOWN)} rows that others call wrong, {len(rows & KNOWN)} are.",
-            "The likeliest, looked at by eye: "
-            + (", ".join(f"{count} {verdict}" for verdict, count in judged.items()) or "not yet"),
+            f"Of the {judged.total()} likeliest, looked at by eye: "
+            + ", ".join(f"{verdict} {count}" for verdict, count in judged.most_common())
+            + ".",
             "The mistakes of the models in models/ on the test images:",
             markdown_table(["", "mistakes", "on suspects", "accuracy", "without them"], mistakes),
             f"Five models have {min(held_back):.2%} to {max(held_back):.2%} on images held back, "

@@ -104,6 +104,12 @@ def program(task: Task) -> dict[str, Any]:
     return {"cells": numbered, "parts": task.parts}
 
 
+def processor() -> str:
+    """Name the processor, and what the user has limited the frameworks' code for it to."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    return fmnist._processor() + (f" limited to {limit}" if limit else "")
+
+
 def execute(work: dict[str, Any], threads: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Execute a `program` in a process of its own; return its result and its probabilities.
 
@@ -133,7 +139,7 @@ def execute(work: dict[str, Any], threads: int) -> tuple[dict[str, Any], dict[st
         if "error" in result:
             raise RuntimeError(result["error"])
         with np.load(path / "probabilities.npz") as probabilities:
-            return {**result, "processor": fmnist._processor()}, dict(probabilities)
+            return {**result, "processor": processor()}, dict(probabilities)
 
 
 def parser(description: str) -> argparse.ArgumentParser:

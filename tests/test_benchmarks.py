@@ -165,7 +165,7 @@ def test_a_row_of_the_tuning_names_the_command_that_repeats_it(arguments):
 
 def test_every_table_can_be_made_from_what_is_committed():
     for table in (seeds.table, frontier.table, tuning.table, speed.table, labels.table):
-        assert table() == runner.NOT_MEASURED or table().startswith("| ")
+        assert table() == runner.NOT_MEASURED or "\n| --- |" in table()
     assert neighbours.table().startswith("| ")
     for key in FRAMEWORKS:
         assert set(exercises.outcomes(key)) == set(exercises.tasks(key))

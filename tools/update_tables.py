@@ -53,6 +53,17 @@ def of_the_frontier() -> dict[str, list[str]]:
     return rows
 
 
+def suspects() -> str:
+    """Say on how many of the 70,000 images models disagree with the label."""
+    found = runner.committed("labels")
+    share = (len(found["training"]) + len(found["test"])) / 70_000
+    return (
+        "Look at each and ask who is right, the model or the label. Models that have not seen an "
+        f"image disagree with {share:.1%} of all labels. [Some of these are wrong]"
+        "(benchmarks/labels.md), and others cannot be told at 28 pixels."
+    )
+
+
 BLOCKS = {
     "results": lambda: tables.results(over_seeds(), of_the_frontier()),
     "model card": lambda: tables.results(over_seeds(), tables.details()),
@@ -61,6 +72,7 @@ BLOCKS = {
     "per-class accuracy": tables.per_class,
     "no clothes": tables.no_clothes,
     "harder": tables.harder,
+    "suspects": suspects,
 }
 
 
