@@ -42,9 +42,9 @@ def test_the_same_seed_gives_the_same_bits_in_one_kernel_and_in_another(framewor
         kernel.run("stopwatch.seconds = 1e6", *cells(notebook, "instantiate", "train", "evaluate"))
         again, _, seconds_again, epochs = state_of(kernel)
         assert epochs == 2
-        # New weights, and the schedule at its start: it learns as the first one did.
-        assert again["loss"] == pytest.approx(history["loss"], rel=0.3)
+        # New weights, so it begins above where the other ended; a new schedule, so it learns.
         assert again["loss"][0] > history["loss"][1]
+        assert again["loss"][1] < 0.8 * again["loss"][0]
         assert seconds_again < 1e6
 
     with Kernel(folder, FMNIST_EPOCHS="2", FMNIST_SEED="0") as kernel:
