@@ -95,7 +95,7 @@ def table() -> str:
     pairs = Counter((s[1], s[2]) for part in parts for s in found[part]).most_common(10)
     pairs = [[names[label], names[said], f"{number}"] for (label, said), number in pairs]
     suspect = np.isin(range(10_000), [s[0] for s in found["test"]])
-    mistakes = []
+    shares_of, mistakes = ("of these on suspects", "accuracy", "accuracy without suspects"), []
     for name, right in runner.right_of_models().items():
         shares = (suspect[~right].mean(), right.mean(), right[~suspect].mean())
         mistakes.append([name, f"{(~right).sum()}", *(f"{s:.2%}" for s in shares)])
@@ -103,26 +103,24 @@ def table() -> str:
     caught, every = (sum(row in was for row in some) / len(was) for some in (first, ranked))
     others = [row in rows for row in first if row not in was]
     judged = Counter(dict(runner.committed("judged")).values())  # "training 45592": "wrong label"
-    held_back, test = (
-        [r[p]["accuracy"] for r in found["runs"][:5]] for p in ("validation", "test")
-    )
+    of_first = found["runs"][:5]
+    held_back, test = ([r[p]["accuracy"] for r in of_first] for p in ("validation", "test"))
     return "\n\n".join(
         [
-            "![The forty likeliest suspects, with what the models say](results/labels.png)",
+            "![The forty surest suspects, with what the models say](results/labels.png)",
             markdown_table(["", "suspects", "all", "surety ≥ 0.9", "≥ 0.99"], numbers),
-            markdown_table(["label", *parts, "changed and found", "of changed"], classes),
-            markdown_table(["the most frequent: label", "models say", "suspects"], pairs),
-            f"Of {len(was)} labels changed by chance, {caught:.0%} are among the first {len(was)} "
-            f"suspects, and {every:.0%} among all {len(ranked):,}. Of the {len(others)} others "
-            f"among the first, {sum(others)} are suspects with their own label, too. Of "
-            f"{len(KNOWN)} rows that others call wrong, {len(rows & KNOWN)} are.",
-            f"Of the {judged.total()} likeliest, looked at by eye: "
+            markdown_table(["label", *parts, "changed and found", "changed"], classes),
+            markdown_table(["label", "models say", "suspects in both parts"], pairs),
+            f"Of the {judged.total()} surest, looked at by eye: "
             + ", ".join(f"{verdict} {count}" for verdict, count in judged.most_common())
             + ".",
-            "The mistakes of the models in models/ on the test images:",
-            markdown_table(["", "mistakes", "on suspects", "accuracy", "without them"], mistakes),
-            f"Five models have {min(held_back):.2%} to {max(held_back):.2%} on images held back, "
-            f"and {min(test):.2%} to {max(test):.2%} on the test images.",
+            markdown_table(["test images", "mistakes", *shares_of], mistakes),
+            f"Of {len(was)} changed labels, {caught:.0%} are among the first {len(was)} suspects "
+            f"of the second set alone, and {every:.0%} among all its {len(ranked):,}. Of the "
+            f"{len(others)} others among the first, {sum(others)} are suspects of both sets. Of "
+            f"{len(KNOWN)} rows that others call wrong, {len(rows & KNOWN)} are suspects.",
+            f"A model of the first set is right on {min(held_back):.2%} to {max(held_back):.2%} of "
+            f"the images held back from it, and {min(test):.2%} to {max(test):.2%} of test images.",
         ]
     )
 
@@ -138,7 +136,9 @@ def draw(found: dict[str, Any]) -> None:
     probabilities = np.repeat((1 - np.array(surety))[:, None] / 9, 10, axis=1)
     probabilities[range(len(labels)), predicted] = surety
     for count, folder in ((40, runner.RESULTS), (100, runner.RUNS)):
-        fmnist.plot_mistakes(pictures, labels, probabilities, count).savefig(folder / "labels.png")
+        figure = fmnist.plot_mistakes(pictures, labels, probabilities, count)
+        figure.suptitle("The surest suspects: what the models say, and the label")
+        figure.savefig(folder / "labels.png")
     print(*(f"{part} {row}," for part, row, *_ in likeliest))
 
 

@@ -75,7 +75,7 @@ def table() -> str:
         f"{name} {right[twin].mean():.1%}, {right[~twin].mean():.1%}"
         for name, right in runner.right_of_models().items()
     ]
-    header = ["", "images", "have a copy", "a near twin", "only a mirrored or moved one"]
+    header = ["", "images", "have a copy", "a near twin", "of these mirrored or moved"]
     header.append("median distance to the nearest")
     return (
         f"{markdown_table(header, rows)}\n\nAccuracy on test images with a near twin among the "
