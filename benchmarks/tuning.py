@@ -45,8 +45,10 @@ def tasks(framework: str, arguments: list[str], seeds: list[int]) -> list[runner
         name, is_setting, text = argument.partition("=")
         if is_setting:
             settings[name] = ast.literal_eval(text)
-        elif name in CHANGES:
+        elif name in CHANGES and not after.keys() & CHANGES[name].keys():
             after |= CHANGES[name]
+        elif name in CHANGES:
+            sys.exit(f"{name} changes a cell that another one changes, too: try one of them.")
         else:
             sys.exit(f"{name!r} is neither NAME=VALUE nor one of {', '.join(CHANGES)}.")
     title = f"{FRAMEWORKS[framework].name}, {' '.join(arguments) or 'unchanged'}"
@@ -56,6 +58,11 @@ def tasks(framework: str, arguments: list[str], seeds: list[int]) -> list[runner
     ]
 
 
+def changes_of(run: dict[str, Any]) -> list[str]:
+    """Return the names in CHANGES of what a run put after the notebook's cells."""
+    return [name for name, after in CHANGES.items() if after.items() <= run["after"].items()]
+
+
 def kept() -> list[dict[str, Any]]:
     """Return the runs in results/tuning.json that the present code has made."""
     present = {key: runner.code_sha256(framework) for key, framework in FRAMEWORKS.items()}
@@ -63,7 +70,7 @@ def kept() -> list[dict[str, Any]]:
         run
         for run in runner.committed("tuning")
         if run["code_sha256"] == present[run["framework"]]
-        and run["after"] in ({}, *CHANGES.values())
+        and run["after"].keys() == {tag for name in changes_of(run) for tag in CHANGES[name]}
     ]
 
 
@@ -71,7 +78,7 @@ def arguments_of(run: dict[str, Any]) -> str:
     """Return the arguments of this program that repeat a run's recipe."""
     framework = FRAMEWORKS[run["framework"]]
     usual = {**runner.default_settings(framework), "VALIDATION_SIZE": VALIDATION_SIZE}
-    arguments = [name for name, after in CHANGES.items() if after == run["after"]]
+    arguments = changes_of(run)
     for name, value in run["settings"].items():
         value = tuple(value) if isinstance(value, list) else value
         if name != "SEED" and value != usual[name]:
