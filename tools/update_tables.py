@@ -54,13 +54,13 @@ def of_the_frontier() -> dict[str, list[str]]:
 
 
 def suspects() -> str:
-    """Say on how many of the 70,000 images models disagree with the label."""
+    """Say how many of the 70,000 labels are suspect."""
     found = runner.committed("labels")
     share = (len(found["training"]) + len(found["test"])) / 70_000
     return (
-        "Look at each and ask who is right, the model or the label. Models that have not seen an "
-        f"image disagree with {share:.1%} of all labels. [Some of these are wrong]"
-        "(benchmarks/labels.md), and others cannot be told at 28 pixels."
+        "Look at each and ask who is right, the model or the label. Models that have not seen the "
+        f"images firmly disagree with {share:.1%} of all labels: [some of these are wrong]"
+        "(benchmarks/labels.md), others cannot be told at 28 pixels."
     )
 
 
