@@ -49,8 +49,10 @@ def measure() -> dict[str, Any]:
 def table() -> str:
     """Tabulate the results in Markdown."""
     results = runner.committed("harder")
-    names = {"ridge": "ridge regression on 1,500 random cosine features"}
-    names["nearest"] = "the label of the nearest training image"
+    names = {
+        "ridge": "ridge regression on 1,500 random cosine features",
+        "nearest": "the label of the nearest training image",
+    }
     rows = [[names[key], *(f"{a:.2%}" for a in results[key])] for key in names]
     for name, of_class in zip(fmnist.CLASS_NAMES, results["by_class"]):
         rows.append([f"ridge regression, {name} alone", *(f"{a:.1%}" for a in of_class)])

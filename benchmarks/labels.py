@@ -95,7 +95,8 @@ def table() -> str:
     pairs = Counter((s[1], s[2]) for part in parts for s in found[part]).most_common(10)
     pairs = [[names[label], names[said], f"{number}"] for (label, said), number in pairs]
     suspect = np.isin(range(10_000), [s[0] for s in found["test"]])
-    shares_of, mistakes = ("of these on suspects", "accuracy", "accuracy without suspects"), []
+    header = ["test images", "mistakes", "of these on suspects", "accuracy", "without suspects"]
+    mistakes = []
     for name, right in runner.right_of_models().items():
         shares = (suspect[~right].mean(), right.mean(), right[~suspect].mean())
         mistakes.append([name, f"{(~right).sum()}", *(f"{s:.2%}" for s in shares)])
@@ -103,6 +104,7 @@ def table() -> str:
     caught, every = (sum(row in was for row in some) / len(was) for some in (first, ranked))
     others = [row in rows for row in first if row not in was]
     judged = Counter(dict(runner.committed("judged")).values())  # "training 45592": "wrong label"
+    verdicts = ", ".join(f"{verdict} {count}" for verdict, count in judged.most_common())
     of_first = found["runs"][:5]
     held_back, test = ([r[p]["accuracy"] for r in of_first] for p in ("validation", "test"))
     return "\n\n".join(
@@ -111,10 +113,8 @@ def table() -> str:
             markdown_table(["", "suspects", "all", "surety ≥ 0.9", "≥ 0.99"], numbers),
             markdown_table(["label", *parts, "changed and found", "changed"], classes),
             markdown_table(["label", "models say", "suspects in both parts"], pairs),
-            f"Of the {judged.total()} surest, looked at by eye: "
-            + ", ".join(f"{verdict} {count}" for verdict, count in judged.most_common())
-            + ".",
-            markdown_table(["test images", "mistakes", *shares_of], mistakes),
+            f"Of the {judged.total()} surest, looked at by eye: {verdicts}.",
+            markdown_table(header, mistakes),
             f"Of {len(was)} changed labels, {caught:.0%} are among the first {len(was)} suspects "
             f"of the second set alone, and {every:.0%} among all its {len(ranked):,}. Of the "
             f"{len(others)} others among the first, {sum(others)} are suspects of both sets. Of "

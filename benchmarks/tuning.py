@@ -45,12 +45,12 @@ def tasks(framework: str, arguments: list[str], seeds: list[int]) -> list[runner
         name, is_setting, text = argument.partition("=")
         if is_setting:
             settings[name] = ast.literal_eval(text)
-        elif name in CHANGES and not after.keys() & CHANGES[name].keys():
-            after |= CHANGES[name]
-        elif name in CHANGES:
+        elif name not in CHANGES:
+            sys.exit(f"{name!r} is neither NAME=VALUE nor one of {', '.join(CHANGES)}.")
+        elif after.keys() & CHANGES[name].keys():
             sys.exit(f"{name} changes a cell that another one changes, too: try one of them.")
         else:
-            sys.exit(f"{name!r} is neither NAME=VALUE nor one of {', '.join(CHANGES)}.")
+            after |= CHANGES[name]
     title = f"{FRAMEWORKS[framework].name}, {' '.join(arguments) or 'unchanged'}"
     return [
         runner.Task(f"{title}, seed {seed}", framework, {**settings, "SEED": seed}, after)
