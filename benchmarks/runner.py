@@ -255,8 +255,8 @@ def table(groups: Mapping[str, Sequence[Mapping[str, Any]]], part: str) -> str:
         figures = f"{own['loss']:.4f}", f"{own['ece']:.2%}", f"{run['parameters'] / 1e6:.2f} M"
         cost = f"{tera:.1f}" if tera else "", f"{own['minutes']:.1f}"
         accuracy = f"{own['accuracy']:.2%} ± {own['deviation']:.2%}"
-        machine = f"{run['processor']}, {run['threads']} threads"
-        rows.append([label, f"{len(runs)}", accuracy, *figures, *cost, machine])
+        machines = sorted({f"{run['processor']}, {run['threads']} threads" for run in runs})
+        rows.append([label, f"{len(runs)}", accuracy, *figures, *cost, "; ".join(machines)])
     header = ["", "seeds", f"{part} accuracy", "loss", "calibration error", "parameters"]
     return markdown_table([*header, "TFLOP", "minutes", "processor"], rows)
 

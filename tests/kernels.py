@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import queue
 import re
 import shutil
+import time
 
 from jupyter_client.manager import KernelManager
 
@@ -47,6 +49,10 @@ class CellFailed(Exception):
     """A cell raised; the text has the name of its exception and the message."""
 
 
+class KernelDied(Exception):
+    """The process of a kernel has ended by itself."""
+
+
 class Kernel:
     """A kernel in `folder`, whose temporary files go to ``folder / "temporary"``."""
 
@@ -73,21 +79,35 @@ class Kernel:
         When a cell prints what the regular expression `interrupt_at` finds, it is interrupted.
         """
         printed = []
-
-        def keep(message):
-            content = message["content"]
-            if content.get("name") == "stdout":
-                printed.append(content["text"])
-                if interrupt_at and re.search(interrupt_at, content["text"]):
-                    self.manager.interrupt_kernel()
-            elif content.get("name") == "stderr":
-                self.stderr += content["text"]
-
         for source in sources:
-            reply = self.client.execute_interactive(source, output_hook=keep, timeout=600)
-            if reply["content"]["status"] != "ok":
-                raise CellFailed("{ename}: {evalue}".format(**reply["content"]))
+            request = self.client.execute(source)
+            for content in self.messages(request):
+                if content.get("name") == "stdout":
+                    printed.append(content["text"])
+                    if interrupt_at and re.search(interrupt_at, content["text"]):
+                        self.manager.interrupt_kernel()
+                elif content.get("name") == "stderr":
+                    self.stderr += content["text"]
+            reply = self.client.get_shell_msg(timeout=60)["content"]
+            if reply["status"] != "ok":
+                raise CellFailed("{ename}: {evalue}".format(**reply))
         return "".join(printed)
+
+    def messages(self, request):
+        """Yield the contents of a cell's messages until it has ended, for ten minutes at most."""
+        deadline = time.monotonic() + 600
+        while time.monotonic() < deadline:
+            try:
+                message = self.client.get_iopub_msg(timeout=1)
+            except queue.Empty:
+                if not self.manager.is_alive():
+                    raise KernelDied(self.stderr) from None
+                continue
+            if message["parent_header"].get("msg_id") == request:
+                yield message["content"]
+                if message["content"].get("execution_state") == "idle":
+                    return
+        raise TimeoutError("A cell has not ended within ten minutes.")
 
     def left_behind(self):
         """Return the temporary files that are worth speaking of: libraries leave a tiny one."""

@@ -155,7 +155,7 @@ def test_the_table_has_the_figures_by_hand():
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["EPOCHS=3", "CHANNELS=(8, 16)", "no-flips", "no-nesterov"], *([c] for c in tuning.EACH)],
+    [[], ["EPOCHS=3", "CHANNELS=(8, 16)", "no-shift", "no-momentum"], *([c] for c in tuning.EACH)],
 )
 def test_a_row_of_the_tuning_names_the_command_that_repeats_it(arguments):
     (task,) = tuning.tasks("pytorch", arguments, [4])
@@ -166,7 +166,7 @@ def test_a_row_of_the_tuning_names_the_command_that_repeats_it(arguments):
 
 def test_two_changes_of_one_cell_are_refused():
     with pytest.raises(SystemExit, match="no-decay changes a cell that another one changes"):
-        tuning.tasks("pytorch", ["no-nesterov", "no-decay"], [0])
+        tuning.tasks("pytorch", ["no-momentum", "no-decay"], [0])
 
 
 def test_every_table_can_be_made_from_what_is_committed():
