@@ -234,14 +234,18 @@ def committed(name: str) -> Any:
 
 
 def means(runs: Sequence[Mapping[str, Any]], part: str) -> dict[str, float]:
-    """Return the means of accuracy, loss, ece and minutes over runs, and the first's deviation."""
+    """Return the means of accuracy, loss and ece over runs, and the first's deviation.
+
+    The minutes are those of the runs that had the most threads.
+    """
     accuracies = [run[part]["accuracy"] for run in runs]
+    most = max(run["threads"] for run in runs)
     return {
         "accuracy": mean(accuracies),
         "deviation": stdev(accuracies) if len(runs) > 1 else 0.0,
         "loss": mean(run[part]["loss"] for run in runs),
         "ece": mean(run[part]["ece"] for run in runs),
-        "minutes": mean(run["training_seconds"] for run in runs) / 60,
+        "minutes": mean(r["training_seconds"] for r in runs if r["threads"] == most) / 60,
     }
 
 
@@ -255,7 +259,7 @@ def table(groups: Mapping[str, Sequence[Mapping[str, Any]]], part: str) -> str:
         figures = f"{own['loss']:.4f}", f"{own['ece']:.2%}", f"{run['parameters'] / 1e6:.2f} M"
         cost = f"{tera:.1f}" if tera else "", f"{own['minutes']:.1f}"
         accuracy = f"{own['accuracy']:.2%} ± {own['deviation']:.2%}"
-        machines = sorted({f"{run['processor']}, {run['threads']} threads" for run in runs})
+        machines = sorted({f"{r['processor']}, threads: {r['threads']}" for r in runs})
         rows.append([label, f"{len(runs)}", accuracy, *figures, *cost, "; ".join(machines)])
     header = ["", "seeds", f"{part} accuracy", "loss", "calibration error", "parameters"]
     return markdown_table([*header, "TFLOP", "minutes", "processor"], rows)

@@ -114,7 +114,7 @@ def test_the_saved_notebook_the_record_and_the_text_are_of_one_run(framework):
 def test_the_rows_of_the_studies_have_the_figures_by_hand(monkeypatch):
     def run(accuracy, epochs):
         test = {"accuracy": accuracy, "loss": 0.2, "ece": 0.01}
-        made = {"test": test, "parameters": 607_466, "training_seconds": 30 * epochs}
+        made = {"test": test, "parameters": 607_466, "training_seconds": 30 * epochs, "threads": 2}
         return made | {"settings": {"EPOCHS": epochs}}
 
     of_both = {"PyTorch": [run(0.92, 20), run(0.94, 20)], "TensorFlow": [run(0.93, 20)] * 2}
