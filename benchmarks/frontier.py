@@ -6,7 +6,6 @@ itself, so that its minutes are those of all cores.
     python -m benchmarks.frontier --workers 2
 """
 
-import argparse
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -77,8 +76,9 @@ if __name__ == "__main__":
     wanted = [t for point in POINTS.values() for key in FRAMEWORKS for t in tasks(key, point)]
     alone = [task for task in wanted if task.settings["SEED"] == 0]
     others = [task for task in wanted if task not in [*alone, *seeds.TASKS]]
-    one_by_one = argparse.Namespace(**{**vars(options), "workers": 1})
-    runs = runner.run_all(alone, one_by_one) + runner.run_all(others, options)
+    runs = runner.run_all(others, options)
+    options.workers = 1
+    runs += runner.run_all(alone, options)
     fmnist.write_json(runner.RESULTS / "frontier.json", runs)
     figure().savefig(runner.RESULTS / "frontier.png")
     print(table())
