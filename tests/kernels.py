@@ -1,13 +1,14 @@
 """Run notebooks in kernels of their own, on few images, in a folder where they may do harm."""
 
+import asyncio
 import hashlib
 import os
-import queue
 import re
 import shutil
-import time
 
-from jupyter_client.manager import KernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat.v4 import new_code_cell, new_notebook
 
 from benchmarks.notebook import REPOSITORY, read, tagged
 
@@ -49,65 +50,47 @@ class CellFailed(Exception):
     """A cell raised; the text has the name of its exception and the message."""
 
 
-class KernelDied(Exception):
-    """The process of a kernel has ended by itself."""
-
-
-class Kernel:
+class Kernel(NotebookClient):
     """A kernel in `folder`, whose temporary files go to ``folder / "temporary"``."""
 
     def __init__(self, folder, name="python3", **environment):
-        self.temporary, self.stderr = folder / "temporary", ""
+        super().__init__(new_notebook(cells=[new_code_cell()]), kernel_name=name, timeout=600)
+        self.temporary, self.stderr, self.interrupt_at = folder / "temporary", "", None
         self.temporary.mkdir(exist_ok=True)
         environment = {**os.environ, **DATA, "TMPDIR": str(self.temporary), **environment}
-        self.manager = KernelManager(kernel_name=name)
-        self.manager.start_kernel(cwd=str(folder), env=environment)
-        self.client = self.manager.blocking_client()
-        self.client.start_channels()
-        self.client.wait_for_ready(timeout=120)
+        self.running = self.setup_kernel(cwd=str(folder), env=environment)
 
     def __enter__(self):
+        self.running.__enter__()
         return self
 
-    def __exit__(self, *_):
-        self.client.stop_channels()
-        self.manager.shutdown_kernel()
+    def __exit__(self, *raised):
+        self.running.__exit__(*raised)
 
     def run(self, *sources, interrupt_at=None):
         """Run cells one after the other; return what they print.
 
         When a cell prints what the regular expression `interrupt_at` finds, it is interrupted.
         """
-        printed = []
+        self.interrupt_at = interrupt_at
+        printed = {"stdout": "", "stderr": ""}
         for source in sources:
-            request = self.client.execute(source)
-            for content in self.messages(request):
-                if content.get("name") == "stdout":
-                    printed.append(content["text"])
-                    if interrupt_at and re.search(interrupt_at, content["text"]):
-                        self.manager.interrupt_kernel()
-                elif content.get("name") == "stderr":
-                    self.stderr += content["text"]
-            reply = self.client.get_shell_msg(timeout=60)["content"]
-            if reply["status"] != "ok":
-                raise CellFailed("{ename}: {evalue}".format(**reply))
-        return "".join(printed)
-
-    def messages(self, request):
-        """Yield the contents of a cell's messages until it has ended, for ten minutes at most."""
-        deadline = time.monotonic() + 600
-        while time.monotonic() < deadline:
+            cell = new_code_cell(source)
             try:
-                message = self.client.get_iopub_msg(timeout=1)
-            except queue.Empty:
-                if not self.manager.is_alive():
-                    raise KernelDied(self.stderr) from None
-                continue
-            if message["parent_header"].get("msg_id") == request:
-                yield message["content"]
-                if message["content"].get("execution_state") == "idle":
-                    return
-        raise TimeoutError("A cell has not ended within ten minutes.")
+                self.execute_cell(cell, 0)
+            except CellExecutionError as error:
+                raise CellFailed(f"{error.ename}: {error.evalue}") from None
+            for output in cell.outputs:
+                if output.output_type == "stream":
+                    printed[output.name] += output.text
+        self.stderr += printed["stderr"]
+        return printed["stdout"]
+
+    def output(self, outs, msg, display_id, cell_index):
+        """Interrupt the cell when it prints what `run` waits for."""
+        if self.interrupt_at and re.search(self.interrupt_at, msg["content"].get("text", "")):
+            self.interruption = asyncio.ensure_future(self.km.interrupt_kernel())
+        return super().output(outs, msg, display_id, cell_index)
 
     def left_behind(self):
         """Return the temporary files that are worth speaking of: libraries leave a tiny one."""
