@@ -259,10 +259,11 @@ def table(groups: Mapping[str, Sequence[Mapping[str, Any]]], part: str) -> str:
         figures = f"{own['loss']:.4f}", f"{own['ece']:.2%}", f"{run['parameters'] / 1e6:.2f} M"
         cost = f"{tera:.1f}" if tera else "", f"{own['minutes']:.1f}"
         accuracy = f"{own['accuracy']:.2%} ± {own['deviation']:.2%}"
-        machines = sorted({f"{r['processor']}, threads: {r['threads']}" for r in runs})
-        rows.append([label, f"{len(runs)}", accuracy, *figures, *cost, "; ".join(machines)])
+        machines = (sorted({f"{run[name]}" for run in runs}) for name in ("processor", "threads"))
+        columns = (accuracy, *figures, *cost, *map(", ".join, machines))
+        rows.append([label, f"{len(runs)}", *columns])
     header = ["", "seeds", f"{part} accuracy", "loss", "calibration error", "parameters"]
-    return markdown_table([*header, "TFLOP", "minutes", "processor"], rows)
+    return markdown_table([*header, "TFLOP", "minutes", "processor", "threads"], rows)
 
 
 def right_of_models() -> dict[str, np.ndarray]:

@@ -48,7 +48,8 @@ def of_the_frontier() -> dict[str, list[str]]:
         run = of_both[0][0]
         size = f"{run['settings']['EPOCHS']} epochs, {run['parameters'] / 1e6:.1f} M parameters"
         rows[f"instead with {size}, mean of {len(of_both[0])}"] = [
-            f"{own['accuracy']:.2%} in {own['minutes']:.1f} minutes" for own in means
+            f"{own['accuracy']:.2%} in {own['minutes']:.1f} minutes on {run['processor']}"
+            for own in means
         ]
     return rows
 
