@@ -115,7 +115,7 @@ def test_the_rows_of_the_studies_have_the_figures_by_hand(monkeypatch):
     def run(accuracy, epochs):
         test = {"accuracy": accuracy, "loss": 0.2, "ece": 0.01}
         made = {"test": test, "parameters": 607_466, "training_seconds": 30 * epochs, "threads": 2}
-        return made | {"settings": {"EPOCHS": epochs}}
+        return made | {"settings": {"EPOCHS": epochs}, "processor": "Z80"}
 
     of_both = {"PyTorch": [run(0.92, 20), run(0.94, 20)], "TensorFlow": [run(0.93, 20)] * 2}
     monkeypatch.setattr(update_tables.seeds, "runs_by_framework", lambda: of_both)
@@ -123,8 +123,9 @@ def test_the_rows_of_the_studies_have_the_figures_by_hand(monkeypatch):
     points = {f"{epochs}, {key}": [run(0.9, epochs)] for epochs in (4, 20, 32) for key in "pt"}
     monkeypatch.setattr(update_tables.frontier, "points", lambda: points)
     assert update_tables.of_the_frontier() == {
-        "instead with 4 epochs, 0.6 M parameters, mean of 1": ["90.00% in 2.0 minutes"] * 2,
-        "instead with 32 epochs, 0.6 M parameters, mean of 1": ["90.00% in 16.0 minutes"] * 2,
+        "instead with 4 epochs, 0.6 M parameters, mean of 1": ["90.00% in 2.0 minutes on Z80"] * 2,
+        "instead with 32 epochs, 0.6 M parameters, mean of 1": ["90.00% in 16.0 minutes on Z80"]
+        * 2,
     }
     monkeypatch.setattr(update_tables.frontier, "points", lambda: points | {"4, p": None})
     assert update_tables.of_the_frontier() == {}
