@@ -54,7 +54,8 @@ class Kernel(NotebookClient):
     """A kernel in `folder`, whose temporary files go to ``folder / "temporary"``."""
 
     def __init__(self, folder, name="python3", **environment):
-        super().__init__(new_notebook(cells=[new_code_cell()]), kernel_name=name, timeout=600)
+        place = new_notebook(cells=[new_code_cell()])  # execute_cell puts each cell there
+        super().__init__(place, kernel_name=name, startup_timeout=120, timeout=600)
         self.temporary, self.stderr, self.interrupt_at = folder / "temporary", "", None
         self.temporary.mkdir(exist_ok=True)
         environment = {**os.environ, **DATA, "TMPDIR": str(self.temporary), **environment}
@@ -73,22 +74,22 @@ class Kernel(NotebookClient):
         When a cell prints what the regular expression `interrupt_at` finds, it is interrupted.
         """
         self.interrupt_at = interrupt_at
-        printed = {"stdout": "", "stderr": ""}
+        printed = []
         for source in sources:
             cell = new_code_cell(source)
             try:
                 self.execute_cell(cell, 0)
             except CellExecutionError as error:
                 raise CellFailed(f"{error.ename}: {error.evalue}") from None
-            for output in cell.outputs:
-                if output.output_type == "stream":
-                    printed[output.name] += output.text
-        self.stderr += printed["stderr"]
-        return printed["stdout"]
+            printed += [o.text for o in cell.outputs if o.get("name") == "stdout"]
+        return "".join(printed)
 
     def output(self, outs, msg, display_id, cell_index):
-        """Interrupt the cell when it prints what `run` waits for."""
-        if self.interrupt_at and re.search(self.interrupt_at, msg["content"].get("text", "")):
+        """Keep standard error; interrupt the cell when it prints what `run` waits for."""
+        content = msg["content"]
+        if content.get("name") == "stderr":
+            self.stderr += content["text"]
+        elif self.interrupt_at and re.search(self.interrupt_at, content.get("text", "")):
             self.interruption = asyncio.ensure_future(self.km.interrupt_kernel())
         return super().output(outs, msg, display_id, cell_index)
 
