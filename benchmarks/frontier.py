@@ -66,9 +66,9 @@ def figure() -> Figure:
         of_one = own[number :: len(FRAMEWORKS)]
         accuracies = [100 * point["accuracy"] for point in of_one]
         axes.plot([point["minutes"] for point in of_one], accuracies, "o-", label=framework.name)
-    axes.set(xscale="log", xlabel="minutes of training", ylabel="test accuracy in percent")
-    axes.set_xticks([0.5, 1, 2, 5, 10], ["½", "1", "2", "5", "10"])
-    axes.set_xticks([], minor=True)
+    axes.set(xlabel="minutes of training", ylabel="test accuracy in percent")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.legend()
     return drawing
 

@@ -259,9 +259,9 @@ def table(groups: Mapping[str, Sequence[Mapping[str, Any]]], part: str) -> str:
         figures = f"{own['loss']:.4f}", f"{own['ece']:.2%}", f"{run['parameters'] / 1e6:.2f} M"
         cost = f"{tera:.1f}" if tera else "", f"{own['minutes']:.1f}"
         accuracy = f"{own['accuracy']:.2%} ± {own['deviation']:.2%}"
-        machines = (sorted({f"{run[name]}" for run in runs}) for name in ("processor", "threads"))
-        columns = (accuracy, *figures, *cost, *map(", ".join, machines))
-        rows.append([label, f"{len(runs)}", *columns])
+        processors = ", ".join(sorted({r["processor"] for r in runs}))
+        threads = ", ".join(sorted({f"{r['threads']}" for r in runs}))
+        rows.append([label, f"{len(runs)}", accuracy, *figures, *cost, processors, threads])
     header = ["", "seeds", f"{part} accuracy", "loss", "calibration error", "parameters"]
     return markdown_table([*header, "TFLOP", "minutes", "processor", "threads"], rows)
 

@@ -54,8 +54,7 @@ class Kernel(NotebookClient):
     """A kernel in `folder`, whose temporary files go to ``folder / "temporary"``."""
 
     def __init__(self, folder, name="python3", **environment):
-        place = new_notebook(cells=[new_code_cell()])  # execute_cell puts each cell there
-        super().__init__(place, kernel_name=name, startup_timeout=120, timeout=600)
+        super().__init__(new_notebook(), kernel_name=name, startup_timeout=120, timeout=600)
         self.temporary, self.stderr, self.interrupt_at = folder / "temporary", "", None
         self.temporary.mkdir(exist_ok=True)
         environment = {**os.environ, **DATA, "TMPDIR": str(self.temporary), **environment}
@@ -77,6 +76,7 @@ class Kernel(NotebookClient):
         printed = []
         for source in sources:
             cell = new_code_cell(source)
+            self.nb.cells = [cell]
             try:
                 self.execute_cell(cell, 0)
             except CellExecutionError as error:
