@@ -1,0 +1,97 @@
+"""What sets the project up: the Makefile, the requirements, the lines' ends."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+from packaging.requirements import Requirement
+
+from benchmarks.notebook import REPOSITORY
+
+REQUIREMENTS = ["requirements.txt", "tests/requirements.txt", "benchmarks/requirements.txt"]
+REQUIREMENTS += ["tests/browser/requirements.txt"]
+LACKING_IN_COLAB = {"jupyter", "onnx", "onnxruntime", "onnxscript", "tf2onnx"}
+NOT_WITH_COLABS_PROTOBUF = {"onnx": "1.22.0"}  # what pip takes there instead
+
+
+def versions(name):
+    """Return the one version that each requirement in a file names."""
+    lines = (REPOSITORY / name).read_text(encoding="utf-8").splitlines()
+    requirements = [Requirement(line) for line in lines if not line.startswith("#")]
+    return {r.name: next(iter(r.specifier)).version for r in requirements}
+
+
+def test_every_lower_bound_is_a_version_that_is_tested():
+    pinned, colab = versions("constraints.txt"), versions("tests/colab.txt")
+    required, *others = (versions(name) for name in REQUIREMENTS)
+    assert required.keys() - colab.keys() == LACKING_IN_COLAB
+    lowest = {**pinned, **NOT_WITH_COLABS_PROTOBUF, **colab}
+    assert required == {name: lowest[name] for name in required}
+    for bounds in others:
+        assert bounds == {name: pinned[name] for name in bounds}
+
+
+PYTHON = """#!/bin/sh
+case "$*" in
+    -V) echo Python %s;;
+    "-m venv --clear .venv") echo made; mkdir -p .venv/bin; cp "$0" .venv/bin/python;;
+esac
+"""
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Return a function that runs make in a folder, with stand-ins for Python and for the user."""
+    if os.name == "nt" or not shutil.which("make"):
+        pytest.skip("there is no make")
+    for name in ("Makefile", "constraints.txt", *REQUIREMENTS):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+
+    def run(*arguments, version="3.12.1", user=1000):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        for name, code in (("python3", PYTHON % version), ("id", f"#!/bin/sh\necho {user}")):
+            (tmp_path / "bin" / name).write_text(code)
+            (tmp_path / "bin" / name).chmod(0o755)
+        environment = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+        for name in ("MAKEFLAGS", "MAKELEVEL"):  # of a make that runs these tests
+            environment.pop(name, None)
+        options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+        return subprocess.run(["make", *arguments], **options)
+
+    return run
+
+
+@pytest.mark.parametrize("version", ["3.10.13", "3.14.0"])
+def test_make_names_the_versions_of_python_before_it_makes_anything(make, tmp_path, version):
+    finished = make(f".venv/.ready-{version}", version=version)
+    assert finished.returncode != 0
+    assert f"needs Python 3.11 to 3.13, and python3 is {version}.\n" in finished.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_make_makes_the_environment_of_another_interpreter_anew(make):
+    made = [make(f".venv/.ready-{v}", version=v) for v in ("3.11.2", "3.12.1", "3.12.1")]
+    assert [(f.returncode, "made" in f.stdout) for f in made] == [(0, True), (0, True), (0, False)]
+
+
+def test_only_root_needs_leave_to_open_jupyterlab(make, tmp_path):
+    make(".venv/.ready-3.12.1")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / ".complete").touch()
+    commands = [make("--dry-run", "lab", user=user).stdout.split() for user in (0, 1000)]
+    jupyterlab = [".venv/bin/jupyter", "lab"]
+    assert commands == [[*jupyterlab, "--allow-root"], jupyterlab]
+
+
+def test_lines_end_alike_in_every_clone(tmp_path):
+    for name in (".gitattributes", ".ci/run", "Makefile"):
+        (tmp_path / "project" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / "project" / name)
+    options = ["user.name=A", "user.email=a@example.org", "core.autocrlf=true"]
+    git = ["git", *(word for option in options for word in ("-c", option))]
+    for command in ("init -q", "add .", "commit -qm all", "clone -q . ../clone"):
+        subprocess.run([*git, *command.split()], cwd=tmp_path / "project", check=True)
+    assert b"\r" not in (tmp_path / "clone/.ci/run").read_bytes()
+    assert b"\r" not in (tmp_path / "clone/Makefile").read_bytes()
