@@ -1,5 +1,9 @@
 """A reader's own photo, on its way to the network."""
 
+import re
+import struct
+import zlib
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -14,15 +18,18 @@ LIGHTS = {
     "corners alone 30 % darker": 1 - 0.075 * (X**2 + Y**2) ** 2,
     "from the left": 0.8 - 0.2 * X,
     "a lamp": 0.6 + 0.4 * np.exp(-((X - 0.4) ** 2) - (Y + 0.3) ** 2),
-    "grey paper": 0.8,
     "blue paper": np.array([0.6, 0.75, 0.9]),
 }
+TILES = np.kron(np.indices((12, 12)).sum(axis=0) % 2, np.ones((30, 30)))[..., np.newaxis]
+DEEP = [(4095, "u2"), (65_535, "u2"), (4095, "i4"), (1, "f4")]  # white, and the type of values
+BROKEN = {"eXIf": bytes.fromhex("0008000201120003"), "iCCP": b"icc\0\0broken"}
+BROKEN |= {"zTXt": b"k\0\0broken", "tEXt": b"", "iTXt": b"k\0\1\0\0\0broken"}
 
 
-def example_photo(image):
+def example_photo(image, scale=10):
     """Turn an image into a kind of photo: large, dark on white."""
-    enlarged = np.kron(image.astype(np.uint8), np.ones((10, 10), np.uint8))
-    return Image.fromarray(np.pad(255 - enlarged, 40, constant_values=255)).convert("RGB")
+    enlarged = np.kron(image.astype(np.uint8), np.ones((scale, scale), np.uint8))
+    return Image.fromarray(np.pad(255 - enlarged, 4 * scale, constant_values=255)).convert("RGB")
 
 
 def lit(photo, light):
@@ -35,57 +42,70 @@ def photo(data, request):
 
 
 @pytest.fixture
-def expected(photo):
-    return fmnist.prepare_photo(photo)
-
-
-def difference(one, other):
-    return np.abs(one.astype(int) - other.astype(int)).mean()
-
-
-def test_the_result_is_as_fashion_mnist_has_it(expected):
+def differs(photo):
+    """Return how much what becomes of another photo differs from what becomes of this one."""
+    expected = fmnist.prepare_photo(photo)
     assert (expected.shape, expected.dtype) == ((28, 28), np.uint8)
-    assert max(expected[0].max(), expected[-1].max()) == 0 or expected[:, [0, -1]].max() == 0
-    assert expected.max() > 200
+    assert expected.max() > 200 and min(expected[0].max(), expected[:, 0].max()) == 0
+    return lambda other: np.abs(fmnist.prepare_photo(other) - expected.astype(int)).mean()
 
 
-@pytest.mark.parametrize("light", LIGHTS)
-def test_light_and_colour_of_the_background_make_no_difference(photo, expected, light):
-    assert difference(fmnist.prepare_photo(lit(photo, LIGHTS[light])), expected) < 3
+def test_light_colour_creases_crumbs_and_shadows_make_no_difference(photo, differs):
+    for light, factor in LIGHTS.items():
+        assert differs(lit(photo, factor)) < 3, light
+    pixels = np.array(photo)
+    pixels[8:12, 40:160] = 150  # a crease
+    pixels[340:352, 340:352] = 0  # a crumb
+    assert differs(Image.fromarray(pixels)) < 4
 
 
 def test_images_are_recognised_on_their_way_back_even_with_dark_corners(data):
+    images, labels = (part[:200] for part in data.validation)
+    photos = [example_photo(image, scale=5) for image in images]
+    dark = [lit(photo, LIGHTS["corners 30 % darker"][::2, ::2]) for photo in photos]
     session = onnxruntime.InferenceSession(FRAMEWORKS["pytorch"].models / "model.onnx")
-
-    def recognised(images):
-        (probabilities,) = session.run(None, {"image": np.float32(images) / np.float32(255)})
-        return (probabilities.argmax(axis=1) == data.validation.labels[:60]).sum()
-
-    images = data.validation.images[:60]
-    photos = [example_photo(image) for image in images]
-    dark = [lit(photo, LIGHTS["corners 30 % darker"]) for photo in photos]
-    back, dark = ([fmnist.prepare_photo(photo) for photo in part] for part in (photos, dark))
-    assert recognised(back) >= recognised(images) - 1
-    assert recognised(dark) >= recognised(images) - 3
+    back = np.stack([fmnist.prepare_photo(photo) for photo in dark])
+    if session.get_inputs()[0].type == "tensor(float)":
+        back = np.float32(back) / np.float32(255)
+    (probabilities,) = session.run(None, {"image": back})
+    assert (probabilities.argmax(axis=1) == labels).sum() >= 183
 
 
-def test_a_garment_that_touches_the_border(photo, expected):
+def test_a_garment_that_touches_the_border(photo, differs):
     left, top, right, bottom = Image.eval(photo.convert("L"), lambda grey: 255 - grey).getbbox()
     for box in ((0, top, 360, bottom), (left, 0, right, 360), (0, 0, right, bottom)):
-        assert difference(fmnist.prepare_photo(photo.crop(box)), expected) < 8, box
+        assert differs(photo.crop(box)) < 8, box
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P", "CMYK", "I;16"])
-def test_every_mode_gives_the_same_and_transparency_becomes_white(photo, expected, mode):
-    grey = np.asarray(photo.convert("L")).astype(np.uint16)
-    converted = Image.fromarray(grey * 257) if mode == "I;16" else photo.convert(mode)
-    assert converted.mode == mode
+@pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P", "CMYK", *DEEP])
+def test_every_mode_gives_the_same_and_transparency_becomes_white(photo, differs, tmp_path, mode):
+    if mode in DEEP:
+        values = np.asarray(photo.convert("L")) * (mode[0] / 255)
+        converted = Image.fromarray(values.astype(mode[1]))
+    else:
+        converted = photo.convert(mode)
     if mode == "RGBA":
-        converted.paste((0, 0, 0, 0), mask=Image.fromarray(grey == 255))
-    assert difference(fmnist.prepare_photo(converted), expected) < 2
+        converted.paste((0, 0, 0, 0), mask=photo.convert("L").point(lambda grey: grey == 255, "1"))
+    converted.save(tmp_path / "photo.tiff")
+    assert differs(tmp_path / "photo.tiff") < 2
 
 
-def test_a_photo_of_a_telephone(photo, expected, tmp_path):
+@pytest.mark.parametrize("name", [*BROKEN, "JPEG"])
+def test_broken_metadata_are_ignored(photo, differs, tmp_path, name, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    path = tmp_path / "photo"
+    if name == "JPEG":
+        photo.save(path, "JPEG", exif=b"Exif\0\0broken", icc_profile=b"broken", quality=95)
+    else:
+        photo.save(path, "PNG")
+        png, chunk = path.read_bytes(), name.encode() + BROKEN[name]
+        chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        path.write_bytes(png[:33] + chunk + png[33:])  # behind the header
+    assert differs("~/photo") < 2
+
+
+def test_a_photo_of_a_telephone(photo, differs, tmp_path):
     pixels = np.asarray(photo.resize((3_000, 3_000)).rotate(90)) * 0.9
     pixels = np.pad(pixels, ((0, 0), (500, 500), (0, 0)), mode="edge")  # 12 megapixels
     noise = np.random.default_rng(0).normal(0, 8, (300, 400)).repeat(10, axis=0).repeat(10, axis=1)
@@ -93,29 +113,28 @@ def test_a_photo_of_a_telephone(photo, expected, tmp_path):
     exif[0x0112] = 6  # turn by 90 degrees to the right to see it upright
     taken = Image.fromarray((pixels + noise[..., np.newaxis]).clip(0, 255).astype(np.uint8))
     taken.save(tmp_path / "photo.jpg", exif=exif)
-    assert difference(fmnist.prepare_photo(tmp_path / "photo.jpg"), expected) < 9
+    assert differs(tmp_path / "photo.jpg") < 9
 
 
 def test_files_that_are_refused(data, tmp_path, monkeypatch):
     path = tmp_path / "my.png"
-    path.write_text("no picture")
-    with pytest.raises(ValueError, match=r"my.png is not a picture; JPEG, PNG and WebP work"):
-        fmnist.prepare_photo(path)
+    words = f"cannot read {path}; JPEG, PNG and WebP work; save a HEIC picture as one of them"
+    for content in (b"no picture", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=re.escape(words)):
+            fmnist.prepare_photo(path)
     example_photo(data.test.images[0]).save(path)
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(OSError, match="truncated"):
         fmnist.prepare_photo(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)
-    with pytest.raises(ValueError, match=r"my.png is too large a picture"):
+    with pytest.raises(ValueError, match="exceeds limit"):
         fmnist.prepare_photo(path)
 
 
-TILES = np.kron(np.indices((12, 12)).sum(axis=0) % 2, np.ones((30, 30)))[..., np.newaxis]
-
-
-@pytest.mark.parametrize("background", [0, 0.4, 1 - 0.5 * TILES])
-def test_backgrounds_that_are_refused(data, background):
+@pytest.mark.parametrize("light", [0, 0.4, 1 - 0.5 * TILES])
+def test_backgrounds_that_are_refused(data, light):
     with pytest.raises(ValueError, match="lay the garment on a light, even one"):
-        fmnist.prepare_photo(lit(example_photo(data.test.images[0]), background))
+        fmnist.prepare_photo(lit(example_photo(data.test.images[0]), light))
     with pytest.raises(ValueError, match="nothing but its background"):
         fmnist.prepare_photo(Image.new("RGB", (100, 80), "white"))
