@@ -6,50 +6,23 @@ from typing import NamedTuple
 import nbformat
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-TAGS = (
-    "colab",
-    "import",
-    "parameters",
-    "model",
-    "load",
-    "instantiate",
-    "train",
-    "evaluate",
-    "export",
-)
+TRAINING = ("colab", "import", "parameters", "model", "load", "instantiate", "train")
+TAGS = (*TRAINING, "evaluate", "export")
 
 
 class Framework(NamedTuple):
-    """What the programs need to know of a framework.
-
-    Attributes
-    ----------
-    key : str
-        Its name in paths and in JSON, ``"pytorch"``.
-    name : str
-        Its name in sentences, ``"PyTorch"``.
-    notebook : Path
-        The notebook.
-    models : Path
-        The folder of its trained model.
-    packages : tuple of str
-        The installed packages that do its arithmetic.
-    """
-
-    key: str
-    name: str
+    key: str  # its name in paths and in JSON, "pytorch"
+    name: str  # its name in sentences, "PyTorch"
+    packages: tuple[str, ...]  # that do its arithmetic
     notebook: Path
-    models: Path
-    packages: tuple[str, ...]
+    models: Path  # the folder of its trained model
 
 
 FRAMEWORKS = {
     key: Framework(
-        key,
-        name,
-        REPOSITORY / f"FashionMNIST_{name}.ipynb",
-        REPOSITORY / "models" / key,
-        packages,
+        *(key, name, packages),
+        notebook=REPOSITORY / f"FashionMNIST_{name}.ipynb",
+        models=REPOSITORY / "models" / key,
     )
     for key, name, packages in (
         ("pytorch", "PyTorch", ("torch", "torchvision")),
@@ -65,11 +38,8 @@ def read(framework: Framework) -> nbformat.NotebookNode:
 
 def tagged(notebook: nbformat.NotebookNode, *tags: str) -> list[nbformat.NotebookNode]:
     """Return the code cells that have any of these tags, in the notebook's order."""
-    return [
-        cell
-        for cell in notebook.cells
-        if cell.cell_type == "code" and not set(tags).isdisjoint(cell.metadata.get("tags", []))
-    ]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [cell for cell in code if set(tags) & set(cell.metadata.get("tags", []))]
 
 
 def cells(notebook: nbformat.NotebookNode, *tags: str) -> list[str]:

@@ -1,13 +1,9 @@
-"""Write into the notebooks and README.md where the project lives, for Colab.
+"""Write the project's address on GitHub into README.md and the notebooks, with links to Colab.
 
-Colab opens a notebook without the files beside it. The notebooks' first code cell brings the helper
-module from the address that this writes, at the present commit. Run it by
-
-    make colab REPO=owner/name
+make colab REPO=owner/name    # REPO= takes it away
 """
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,66 +12,42 @@ import nbformat
 from benchmarks.notebook import FRAMEWORKS, REPOSITORY, tagged
 
 NOTEBOOKS = tuple(framework.notebook.name for framework in FRAMEWORKS.values())
-ASSIGNMENT = re.compile(r'^helper = ".*"', flags=re.MULTILINE)
-BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+LINK = (
+    "[![Open {name} in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    "(https://colab.research.google.com/github/{repository}/blob/main/{name}) "
+    "[{name} in nbviewer](https://nbviewer.org/github/{repository}/blob/main/{name})\n"
+)
 
 
-def badge(repository: str, notebook: str) -> str:
-    """Return the Markdown that opens a notebook of a GitHub repository ("owner/name") in Colab."""
-    address = f"https://colab.research.google.com/github/{repository}/blob/main/{notebook}"
-    return f"[![Open {notebook} in Colab]({BADGE})]({address})"
+def between(text: str, start: str, end: str, new: str) -> str:
+    """Return `text` with `new` for what stands between `start` and `end`."""
+    before, found, rest = text.partition(start)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise ValueError(f"There is no {start!r} with {end!r} after it.")
+    return f"{before}{start}{new}{end}{after}"
 
 
-def with_badges(text: str, badges: list[str]) -> str:
-    """Return a document with these badges, and no others, at its place for them."""
-    block = "\n".join(["<!-- Colab -->", *badges, "<!-- end of Colab -->"])
-    changed, count = re.subn("<!-- Colab -->.*?<!-- end of Colab -->", block, text, flags=re.DOTALL)
-    if count != 1:
-        raise ValueError(f"The document has {count} places for badges, and must have one.")
-    return changed
-
-
-def set_address(folder: Path, repository: str, revision: str) -> None:
-    """Write address and badges into the notebooks and README.md of a folder.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the project.
-    repository : str
-        "owner/name" on GitHub; or the whole address of ``fmnist_utils.py`` elsewhere, for which
-        there is no badge; or nothing, which takes the address away.
-    revision : str
-        The commit to bring the helper from, on GitHub.
-
-    Raises
-    ------
-    ValueError
-        If `repository` is none of the three, or a document has no place for what is written.
-    """
-    on_github = re.fullmatch(r"[\w.-]+/[\w.-]+", repository)
-    if repository and not on_github and "://" not in repository:
-        raise ValueError(f"REPO must be owner/name or an address with ://; it is {repository!r}.")
-    helper = repository
-    if on_github:
-        helper = f"https://raw.githubusercontent.com/{repository}/{revision}/fmnist_utils.py"
-    badges = {name: badge(repository, name) for name in NOTEBOOKS} if on_github else {}
-    for name in NOTEBOOKS:
+def set_address(folder: Path, repository: str, helper: str = "") -> None:
+    """Write "owner/name" into a folder's documents; or nothing, and the helper's address alone."""
+    if repository and not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise ValueError(f"REPO must be owner/name, and is {repository!r}.")
+    clone, links = "", dict.fromkeys(NOTEBOOKS, "")
+    if repository:
+        helper = f"https://raw.githubusercontent.com/{repository}/main/fmnist_utils.py"
+        clone = f"    git clone --depth 1 https://github.com/{repository}\n"
+        links = {name: LINK.format(name=name, repository=repository) for name in NOTEBOOKS}
+    badges, readme = ("<!-- Colab -->\n", "<!-- end of Colab -->"), folder / "README.md"
+    for name, link in links.items():
         notebook = nbformat.read(folder / name, as_version=4)
         (cell,) = tagged(notebook, "colab")
-        cell.source, count = ASSIGNMENT.subn(f'helper = "{helper}"', cell.source)
-        if count != 1:
-            raise ValueError(f"The first code cell of {name} has no place for the address.")
-        title = notebook.cells[0]
-        title.source = with_badges(title.source, [badges[name]] if badges else [])
+        cell.source = between(cell.source, 'helper = "', '"', helper)
+        notebook.cells[0].source = between(notebook.cells[0].source, *badges, link)
         nbformat.write(notebook, folder / name)
-    readme = folder / "README.md"
-    text = with_badges(readme.read_text(encoding="utf-8"), list(badges.values()))
+    text = between(readme.read_text(encoding="utf-8"), *badges, "".join(links.values()))
+    text = between(text, "<!-- clone -->\n", "<!-- end of clone -->", clone)
     readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    head = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
-    set_address(REPOSITORY, sys.argv[1], head.stdout.strip())
+    set_address(REPOSITORY, sys.argv[1])
