@@ -1,4 +1,4 @@
-"""Run notebooks in kernels of their own, on few images, in a folder where they may do harm."""
+"""Run notebooks in kernels, on few images, in a temporary folder."""
 
 import asyncio
 import hashlib
@@ -12,21 +12,12 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from benchmarks.notebook import REPOSITORY, read, tagged
 
-DATA = {"FMNIST_DATA": str(REPOSITORY / "data")}
 # Code to put after the first cell tagged `load`.
 FEW_IMAGES = """
 data = fmnist.FashionMNIST(*(fmnist.Split(part.images[:n], part.labels[:n])
                              for part, n in zip(data, (1_000, 500, 500))))
 """
-FIGURES = "history_figure = matrix_figure = mistakes_figure = fmnist.new_figure(1)"
-WITHOUT_ONNX = "fmnist.installed = lambda *packages: False"
-
-
-def project(folder, framework):
-    """Copy what a notebook needs to a folder; return the folder."""
-    shutil.copy(REPOSITORY / "fmnist_utils.py", folder)
-    shutil.copytree(framework.models, folder / "models" / framework.key)
-    return folder
+WITHOUT_ONNX = "import fmnist_utils\nfmnist_utils.installed = lambda *packages: False"
 
 
 def checksums(folder):
@@ -39,10 +30,11 @@ def checksums(folder):
 
 
 def on_few_images(framework, settings=""):
-    """Return a notebook, changed to use few images and to have some settings overridden."""
+    """Return a notebook, changed to use few images, with lines added to its settings."""
     notebook = read(framework)
     tagged(notebook, "load")[0].source += FEW_IMAGES
-    tagged(notebook, "parameters")[0].source += f"\n{settings}"
+    data_folder = f"DATA_DIR = {str(REPOSITORY / 'data')!r}"
+    tagged(notebook, "parameters")[0].source += f"\n{data_folder}\n{settings}"
     return notebook
 
 
@@ -51,13 +43,13 @@ class CellFailed(Exception):
 
 
 class Kernel(NotebookClient):
-    """A kernel in `folder`, whose temporary files go to ``folder / "temporary"``."""
+    """A kernel that runs in `folder`, beside a copy of the helper module."""
 
     def __init__(self, folder, name="python3", **environment):
         super().__init__(new_notebook(), kernel_name=name, startup_timeout=120, timeout=600)
-        self.temporary, self.stderr, self.interrupt_at = folder / "temporary", "", None
-        self.temporary.mkdir(exist_ok=True)
-        environment = {**os.environ, **DATA, "TMPDIR": str(self.temporary), **environment}
+        self.stderr, self.interrupt_at = "", None
+        shutil.copy(REPOSITORY / "fmnist_utils.py", folder)
+        environment = {**os.environ, **environment}
         self.running = self.setup_kernel(cwd=str(folder), env=environment)
 
     def __enter__(self):
@@ -93,27 +85,11 @@ class Kernel(NotebookClient):
             self.interruption = asyncio.ensure_future(self.km.interrupt_kernel())
         return super().output(outs, msg, display_id, cell_index)
 
-    def left_behind(self):
-        """Return the temporary files that are worth speaking of: libraries leave a tiny one."""
-        files = [path for path in self.temporary.rglob("*") if path.is_file()]
-        return [path for path in files if path.stat().st_size > 1_000]
-
 
 def in_colab(folder):
-    """Stand in for Colab; return an empty folder and the environment variables.
-
-    Its module is loaded everywhere. Its upload dialog says that it asks, and brings the helper.
-    """
+    """Stand in for Colab, whose module is loaded there: return the environment variables."""
     package = folder / "stand-in" / "google" / "colab"
     package.mkdir(parents=True)  # google itself has no __init__: other packages are in it, too
     (package / "__init__.py").touch()
-    (package / "files.py").write_text(
-        "import shutil\n"
-        "def upload():\n"
-        "    print('Choose the helper')\n"
-        f"    shutil.copy({str(REPOSITORY / 'fmnist_utils.py')!r}, 'fmnist_utils.py')\n"
-    )
     (folder / "stand-in" / "sitecustomize.py").write_text("import google.colab\n")
-    (folder / "content").mkdir()
-    environment = {**os.environ, **DATA, "PYTHONPATH": str(folder / "stand-in")}
-    return folder / "content", environment
+    return {**os.environ, "PYTHONPATH": str(folder / "stand-in")}

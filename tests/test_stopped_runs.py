@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from kernels import FIGURES, WITHOUT_ONNX, CellFailed, Kernel, checksums, on_few_images, project
+from kernels import WITHOUT_ONNX, CellFailed, Kernel, on_few_images
 
 from benchmarks.notebook import TAGS, cells
 
@@ -12,13 +12,12 @@ TO_EVALUATION = TAGS[: TAGS.index("export")]
 STATE = """
 import hashlib, json
 digest = hashlib.sha256(test_probabilities.tobytes()).hexdigest()
-print(json.dumps([history, digest, stopwatch.seconds]))
+print(json.dumps([getattr(history, "history", history), digest, stopwatch.seconds]))
 """
-
-
-@pytest.fixture
-def folder(framework, tmp_path):
-    return project(tmp_path, framework)
+LAST_RATE = {
+    "pytorch": "print(optimizer.param_groups[0]['lr'])",
+    "tensorflow": "print(float(model.optimizer.learning_rate))",
+}
 
 
 def state_of(kernel):
@@ -27,14 +26,13 @@ def state_of(kernel):
     return history, digest, seconds, epochs
 
 
-def test_the_same_seed_gives_the_same_bits_in_one_kernel_and_in_another(framework, folder):
-    shipped = checksums(folder / "models")
-    notebook = on_few_images(framework)
+def test_the_same_seed_gives_the_same_bits_in_one_kernel_and_in_another(framework, tmp_path):
+    notebook = on_few_images(framework, "EPOCHS, SEED = 2, OTHER_SEED")
     to_evaluation = cells(notebook, *TO_EVALUATION)
-    with Kernel(folder, FMNIST_EPOCHS="2", FMNIST_SEED="1") as kernel:
-        kernel.run(*to_evaluation)
+    with Kernel(tmp_path) as kernel:
+        kernel.run("OTHER_SEED = 1", *to_evaluation)
         of_another_seed = state_of(kernel)
-        kernel.run('os.environ["FMNIST_SEED"] = "0"', *to_evaluation)
+        kernel.run("OTHER_SEED = 0", *to_evaluation)
         history, digest, _, epochs = state_of(kernel)
         assert epochs == 2
         assert of_another_seed[:2] != (history, digest)
@@ -44,52 +42,51 @@ def test_the_same_seed_gives_the_same_bits_in_one_kernel_and_in_another(framewor
         assert epochs == 2
         # New weights, so it begins above where the other ended; a new schedule, so it learns.
         assert again["loss"][0] > history["loss"][1]
-        assert again["loss"][1] < 0.8 * again["loss"][0]
+        assert again["loss"][1] < 0.9 * again["loss"][0]
         assert seconds_again < 1e6
 
-    with Kernel(folder, FMNIST_EPOCHS="2", FMNIST_SEED="0") as kernel:
+    with Kernel(tmp_path) as kernel:
         for tag in ("load", "instantiate", "train", "export"):
             with pytest.raises(CellFailed, match="NameError"):
                 kernel.run(*cells(notebook, tag))
-        kernel.run(*to_evaluation)
+        kernel.run("OTHER_SEED = 0", *to_evaluation)
         assert state_of(kernel)[:2] == (history, digest)
-
-        said = kernel.run(WITHOUT_ONNX, FIGURES, *cells(notebook, "export"))
-        assert f"Trained for 2 of {kernel.run('print(FULL_RUN)').strip()} epochs" in said
         assert kernel.stderr == ""
-        assert kernel.left_behind() == []
-    assert checksums(folder / "models") == shipped
 
 
-def test_an_interrupted_run_goes_on_and_a_poor_one_is_not_kept(framework, folder):
-    shipped = checksums(folder / "models")
-    notebook = on_few_images(framework, "FULL_RUN = EPOCHS")
+def test_an_interrupted_run_goes_on_with_the_next_epoch(framework, tmp_path):
+    notebook = on_few_images(framework, "EPOCHS = 6")
     *before, training = cells(notebook, *TO_TRAINING)
-    evaluation, (*exporting, publishing) = cells(notebook, "evaluate"), cells(notebook, "export")
-    with Kernel(folder, FMNIST_EPOCHS="40") as kernel:
-        kernel.run(*before, WITHOUT_ONNX, FIGURES)
+    evaluation, exporting = cells(notebook, "evaluate"), cells(notebook, "export")
+    with Kernel(tmp_path) as kernel:
+        kernel.run(*before, WITHOUT_ONNX)
         with pytest.raises(CellFailed, match="KeyboardInterrupt"):
             kernel.run(training, interrupt_at=r"[Ee]poch +4\b")
-        said = kernel.run(*evaluation, *exporting, publishing)
+        kernel.run(*evaluation, *exporting)  # with what there is
         *_, trained = state_of(kernel)
-        assert 3 <= trained < 40
-        assert f"Trained for {trained} of 40 epochs: models" in said
-        assert checksums(folder / "models") == shipped
+        assert 3 <= trained < 6
+        metrics = json.loads((tmp_path / "exported" / framework.key / "metrics.json").read_text())
+        assert metrics["epochs"] == trained
 
         # The interrupted epoch counts for nothing; the training goes on with the next.
-        kernel.run(f"EPOCHS = {trained + 2}", training, "EXPORT_DIR = 'kept'")
+        kernel.run(training)
         with pytest.raises(CellFailed, match="The model has changed since its evaluation"):
             kernel.run(*exporting)
-        kernel.run(*evaluation, *exporting, publishing)
+        kernel.run(*evaluation, *exporting)
         history, *_, epochs = state_of(kernel)
-        assert epochs == trained + 2
-        metrics = json.loads((folder / "kept" / "metrics.json").read_text())
+        assert epochs == 6
+        assert float(kernel.run(LAST_RATE[framework.key])) == 0
+        metrics = json.loads((tmp_path / "exported" / framework.key / "metrics.json").read_text())
         assert (metrics["history"], metrics["epochs"]) == (history, epochs)
         assert metrics["validation"]["accuracy"] == pytest.approx(history["val_accuracy"][-1])
-        assert kernel.left_behind() == []
 
-        # As a full run it has learned too little.
-        kernel.run("EXPORT_DIR, FULL_RUN = None, EPOCHS", "fmnist.LEAST_ACCURACY = 1.1")
-        with pytest.raises(CellFailed, match=r"After a full run, .* Nothing is kept"):
-            kernel.run(*exporting, publishing)
-    assert checksums(folder / "models") == shipped
+
+def test_a_readers_names_and_secrets_do_not_reach_the_record(framework, tmp_path):
+    notebook = on_few_images(framework, "EPOCHS = 1\nX = object()\nWANDB_API_KEY = 'my secret'")
+    with Kernel(tmp_path) as kernel:
+        kernel.run(*cells(notebook, *TO_EVALUATION))
+        kernel.run("import functools as F", WITHOUT_ONNX, *cells(notebook, "export"))
+    (record,) = tmp_path.rglob("metrics.json")
+    assert "my secret" not in record.read_text()
+    settings = json.loads(record.read_text())["settings"]
+    assert settings["channels"] == [24, 64]
