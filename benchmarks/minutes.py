@@ -26,7 +26,7 @@ POINTS = {
     "the notebook": {},
     "a wider network": {"CHANNELS": (32, 96), "DROPOUT": 0.3, "EPOCHS": 24},
 }
-TUTORIALS = sorted(path.stem for path in (REPOSITORY / "benchmarks" / "peers").glob("*_*.py"))
+TUTORIALS = sorted(path.stem for path in (REPOSITORY / "benchmarks" / "tutorials").glob("*_*.py"))
 TASKS = [
     runner.Task(f"{framework.name}, {point}", key, {**settings, "SEED": seed}, parts=("test",))
     for key, framework in FRAMEWORKS.items()
@@ -40,7 +40,7 @@ RAW, ARCHIVES = PLACE / "data/FashionMNIST/raw", PLACE / "datasets/fashion-mnist
 def run_tutorial(module: str, seed: int) -> Run:
     """Run a tutorial, and time its process; the accuracy is the last thing that it prints."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "KERAS_HOME": str(PLACE)}
-    command = [sys.executable, "-m", f"benchmarks.peers.{module}", str(seed)]
+    command = [sys.executable, "-m", f"benchmarks.tutorials.{module}", str(seed)]
     started = time.time()
     printed = subprocess.check_output(command, cwd=PLACE, env=environment, text=True)
     seconds, test = time.time() - started, {"accuracy": float(printed.split()[-1])}

@@ -1,7 +1,7 @@
 # https://docs.pytorch.org/tutorials/beginner/basics/quickstart_tutorial.html
 from torch import nn
 
-from benchmarks.peers.loop import run
+from benchmarks.tutorials.loop import run
 
 hidden_layers = [nn.Linear(28 * 28, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU()]
 model = nn.Sequential(nn.Flatten(), *hidden_layers, nn.Linear(512, 10))

@@ -1,7 +1,7 @@
 # https://d2l.ai/chapter_convolutional-neural-networks/lenet.html
 from torch import nn
 
-from benchmarks.peers.loop import run
+from benchmarks.tutorials.loop import run
 
 model = nn.Sequential(
     *(nn.Conv2d(1, 6, 5, padding=2), nn.Sigmoid(), nn.AvgPool2d(2)),

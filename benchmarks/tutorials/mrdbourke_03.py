@@ -1,7 +1,7 @@
 # https://github.com/mrdbourke/pytorch-deep-learning/blob/main/03_pytorch_computer_vision.ipynb
 from torch import nn
 
-from benchmarks.peers.loop import run
+from benchmarks.tutorials.loop import run
 
 
 def block(inputs):
