@@ -34,6 +34,7 @@ notebooks: $(READY) $(DATA)
 	rm -r models/pytorch models/tensorflow
 	cp -R exported/pytorch exported/tensorflow models
 	$(BIN)/python -m tools.update_tables
+	$(BIN)/python -m tools.try_page
 
 ## test: lint, unit tests, and both notebooks with two epochs
 test: $(READY) $(DATA)
@@ -53,7 +54,7 @@ validate: $(READY) $(DATA)
 colab-test: $(READY) $(COLAB_READY) $(DATA)
 	$(BIN)/pytest tests/colab
 
-## browser-test: both notebooks in JupyterLab, in a real Chromium
+## browser-test: both notebooks in JupyterLab, and the quiz docs/try.html, in a real Chromium
 browser-test: $(READY) $(DATA)
 	$(BIN)/python $(PIP_INSTALL) -r tests/browser/requirements.txt -c constraints.txt
 	$(BIN)/pytest tests/browser
@@ -87,6 +88,7 @@ labels: $(READY) $(DATA)
 	$(BIN)/python -m benchmarks.neighbours
 	$(BIN)/python -m benchmarks.harder
 	$(BIN)/python -m tools.update_tables
+	$(BIN)/python -m tools.try_page
 
 ## format: bring the code and the notebooks into shape
 format: $(READY)

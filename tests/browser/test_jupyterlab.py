@@ -56,26 +56,26 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(project, tmp_path_factory):
-    """Start JupyterLab with settings of its own; return a function that gives its addresses."""
-    own = tmp_path_factory.mktemp("settings")
-    (own / "overrides.json").write_text(json.dumps(SETTINGS))
+    """Start JupyterLab, without the user's settings; return a function that gives its addresses."""
+    folder = tmp_path_factory.mktemp("settings")
+    (folder / "overrides.json").write_text(json.dumps(SETTINGS))
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
     token = secrets.token_hex(16)
-    with (own / "jupyterlab.log").open("w") as log:
+    with (folder / "jupyterlab.log").open("w") as log:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root"),
                 *("--ip", "127.0.0.1", "--port", str(port), "--IdentityProvider.token", token),
-                f"--LabApp.app_settings_dir={own}",
+                f"--LabApp.app_settings_dir={folder}",
             ],
             cwd=project,
             env={
                 **os.environ,
-                "JUPYTER_CONFIG_DIR": str(own / "config"),
-                "JUPYTERLAB_SETTINGS_DIR": str(own / "user"),
-                "JUPYTERLAB_WORKSPACES_DIR": str(own / "workspaces"),
+                "JUPYTER_CONFIG_DIR": str(folder / "config"),
+                "JUPYTERLAB_SETTINGS_DIR": str(folder / "user"),
+                "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
             },
             stdout=log,
             stderr=log,
@@ -109,7 +109,7 @@ def test_a_notebook_runs_in_jupyterlab(framework, server, project):
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 1600})
-        # In a workspace of its own, where JupyterLab does not open the other notebook again.
+        # In a new workspace, where JupyterLab does not open the other notebook again.
         page.goto(server(f"lab/workspaces/{framework.key}/tree/{path.name}"))
         notebook = page.locator(".jp-NotebookPanel:visible")
         code_cells = notebook.locator(".jp-CodeCell")
