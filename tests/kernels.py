@@ -1,7 +1,6 @@
 """Run notebooks in kernels, on few images, in a temporary folder."""
 
 import asyncio
-import hashlib
 import os
 import re
 import shutil
@@ -20,15 +19,6 @@ data = fmnist.FashionMNIST(*(fmnist.Split(part.images[:n], part.labels[:n])
 WITHOUT_ONNX = "import fmnist_utils\nfmnist_utils.installed = lambda *packages: False"
 
 
-def checksums(folder):
-    """Return the SHA-256 of every file below a folder, by its path in there."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
-
-
 def on_few_images(framework, settings=""):
     """Return a notebook, changed to use few images, with lines added to its settings."""
     notebook = read(framework)
@@ -38,10 +28,6 @@ def on_few_images(framework, settings=""):
     return notebook
 
 
-class CellFailed(Exception):
-    """A cell raised; the text has the name of its exception and the message."""
-
-
 class Kernel(NotebookClient):
     """A kernel that runs in `folder`, beside a copy of the helper module."""
 
@@ -49,8 +35,7 @@ class Kernel(NotebookClient):
         super().__init__(new_notebook(), kernel_name=name, startup_timeout=120, timeout=600)
         self.stderr, self.interrupt_at = "", None
         shutil.copy(REPOSITORY / "fmnist_utils.py", folder)
-        environment = {**os.environ, **environment}
-        self.running = self.setup_kernel(cwd=str(folder), env=environment)
+        self.running = self.setup_kernel(cwd=str(folder), env={**os.environ, **environment})
 
     def __enter__(self):
         self.running.__enter__()
@@ -67,12 +52,11 @@ class Kernel(NotebookClient):
         self.interrupt_at = interrupt_at
         printed = []
         for source in sources:
-            cell = new_code_cell(source)
-            self.nb.cells = [cell]
+            self.nb.cells = [cell := new_code_cell(source)]
             try:
                 self.execute_cell(cell, 0)
             except CellExecutionError as error:
-                raise CellFailed(f"{error.ename}: {error.evalue}") from None
+                raise RuntimeError(f"{error.ename}: {error.evalue}") from None
             printed += [o.text for o in cell.outputs if o.get("name") == "stdout"]
         return "".join(printed)
 

@@ -4,6 +4,7 @@ import errno
 import gzip
 import hashlib
 import http.server
+import multiprocessing
 import os
 import re
 import subprocess
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 import fmnist_utils as fmnist
+from benchmarks.notebook import REPOSITORY
 
 RANDOM = np.random.default_rng(0)
 SMALL_FILES = {}
@@ -31,7 +33,7 @@ WRONG = {"wrong file": gzip.compress(b"other data"), "not a gzip file": b"<html>
 
 @pytest.fixture
 def root(monkeypatch, tmp_path):
-    """Stand in small files for the data set, and no source that has them."""
+    """Put small files in the place of the data set; no source has them yet."""
     hashes = {name: hashlib.sha256(SMALL_FILES[name]).hexdigest() for name in fmnist.DATA_SHA256}
     monkeypatch.setattr(fmnist, "DATA_SHA256", hashes)
     monkeypatch.setattr(fmnist, "DEBIAN_FOLDER", Path("/not-installed/fashion-mnist"))
@@ -39,10 +41,10 @@ def root(monkeypatch, tmp_path):
     return tmp_path / "data"
 
 
-def put_archives(folder, shown=None):
+def put_archives(folder, length=None):
     folder.mkdir(parents=True)
     for name, content in ARCHIVES.items():
-        (folder / name).write_bytes(content[:shown])
+        (folder / name).write_bytes(content[:length])
     return folder
 
 
@@ -54,19 +56,11 @@ def load(root):
 
 
 def names_in(folder):
-    return {path.name for path in folder.iterdir()} if folder.exists() else set()
-
-
-def exit_codes(processes):
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return [process.exitcode for process in processes]
+    return {path.name for path in folder.glob("*")}
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Serves the small files on loopback, from each mirror as told in the server's `behaviour`."""
+    """Serves the small files on loopback, each mirror as the server's `behaviour` has it."""
 
     def do_GET(self):
         _, mirror, name = self.path.rsplit("/", 2)
@@ -78,7 +72,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content[: 10 if behaviour in ("truncated", "stalled") else None])
         if behaviour == "stalled":
-            self.server.released.wait(30)
+            time.sleep(30)
 
     def log_message(self, *_):
         pass
@@ -88,18 +82,16 @@ class Server(http.server.BaseHTTPRequestHandler):
 def mirrors(root, monkeypatch):
     """Start a server with two mirrors, of which the first is asked first."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        server.behaviour, server.requests, server.released = {}, [], threading.Event()
+        server.behaviour, server.requests = {}, []
         server.url = f"http://127.0.0.1:{server.server_port}/"
         threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
-        urls = tuple(f"{server.url}{mirror}/" for mirror in ("first", "second"))
-        monkeypatch.setattr(fmnist, "MIRRORS", urls)
+        monkeypatch.setattr(fmnist, "MIRRORS", (f"{server.url}first/", f"{server.url}second/"))
         monkeypatch.setattr(fmnist, "CONNECT_AND_READ_TIMEOUT", (1, 1))
         yield server
-        server.released.set()
         server.shutdown()
 
 
-def test_sizes_types_ranges_and_split(data, repository):
+def test_sizes_types_ranges_and_split(data):
     assert [len(part.images) for part in data] == [55_000, 5_000, 10_000]
     for part in data:
         assert (part.images.dtype, part.labels.dtype) == (np.uint8, np.int64)
@@ -108,20 +100,15 @@ def test_sizes_types_ranges_and_split(data, repository):
         assert len(set(np.bincount(part.labels))) == 1, "all classes are equally frequent"
     same_in_every_run = "709442e429c3253b71eb184fdde965a0a52ff45feee61f28331ae197a0ff5688"
     assert hashlib.sha256(data.validation.images.tobytes()).hexdigest() == same_in_every_run
-    archive = repository / "data" / "train-images-idx3-ubyte.gz"
-    everything = np.frombuffer(gzip.decompress(archive.read_bytes()), np.uint8, offset=16)
+    archive = (REPOSITORY / "data" / "train-images-idx3-ubyte.gz").read_bytes()
+    everything = np.frombuffer(gzip.decompress(archive), np.uint8, offset=16).reshape(-1, 784)
     parts = np.concatenate([data.train.images, data.validation.images]).reshape(-1, 784)
-    assert sorted(map(bytes, parts)) == sorted(map(bytes, everything.reshape(-1, 784)))
+    assert sorted(map(bytes, parts)) == sorted(map(bytes, everything))
 
 
-def test_the_import_is_quick_and_brings_no_framework(repository):
-    code = """if True:
-        import sys, time, fmnist_utils
-        assert not {"torch", "tensorflow", "keras"} & {*sys.modules}
-        sys.exit(time.process_time() > 1.5)"""
-    command = [sys.executable, "-c", code]
-    # Others may use the machine at the same time.
-    assert any(subprocess.run(command, cwd=repository).returncode == 0 for _ in range(5))
+def test_the_import_brings_no_framework():
+    code = "import sys, fmnist_utils\nassert not {'torch', 'tensorflow', 'keras'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
 
 
 @pytest.mark.parametrize("place", ["installed", "copied by hand"])
@@ -134,7 +121,7 @@ def test_from_debians_package_or_archives_copied_by_hand(mirrors, root, monkeypa
     assert root.exists() == (folder == root), "nothing is written"
 
 
-@pytest.mark.parametrize("size", [9, 59_991, -1, 2.5, True, "5000"])
+@pytest.mark.parametrize("size", [-1, 9, 59_991, 2.5])
 def test_sizes_of_validation_that_make_no_sense(size):
     with pytest.raises(ValueError, match=f"whole number from 10 to 59,990; it is {size!r}"):
         fmnist.load_fashion_mnist("nowhere", size)
@@ -142,16 +129,13 @@ def test_sizes_of_validation_that_make_no_sense(size):
 
 def test_a_mirror_behind_a_proxy_with_a_progress_bar_below_home(mirrors, root, monkeypatch, capfd):
     monkeypatch.setattr(fmnist, "MIRRORS", ("http://mirror.invalid/",))
-    monkeypatch.setenv("http_proxy", mirrors.url)
-    monkeypatch.setenv("HOME", str(root.parent))
-    monkeypatch.setenv("USERPROFILE", str(root.parent))
-    monkeypatch.chdir(root.parent)
+    home = str(root.parent)
+    for name, value in (("http_proxy", mirrors.url), ("HOME", home), ("USERPROFILE", home)):
+        monkeypatch.setenv(name, value)
     load("~/data")
     output, errors = capfd.readouterr()
     assert "train-images-idx3-ubyte" in output and output.endswith("\r") and errors == ""
     assert names_in(root) == {*ARCHIVES}
-    assert all(path.stat().st_mode & 0o044 for path in root.iterdir()), "others may read, too"
-    assert not Path("~").exists()
     load(root)
     assert sorted(mirrors.requests) == sorted(ARCHIVES), "all are asked for once"
 
@@ -169,13 +153,11 @@ def test_a_bad_mirror_is_reported_leaves_nothing_and_another_serves(mirrors, roo
     load(root)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/", "https://127.0.0.1:9/"])
-def test_damaged_data_a_damaged_package_and_no_network(root, monkeypatch, tmp_path, url):
-    package = put_archives(tmp_path / "installed", shown=-30)
+def test_damaged_data_a_damaged_package_and_no_network(root, monkeypatch, tmp_path):
+    package, url = put_archives(tmp_path / "installed", length=-30), "http://127.0.0.1:9/"
     monkeypatch.setattr(fmnist, "DEBIAN_FOLDER", package)
     monkeypatch.setattr(fmnist, "MIRRORS", (url,))  # nobody listens there
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/certificate")  # requests' only OSError
-    put_archives(root, shown=10)
+    put_archives(root, length=10)
     with pytest.raises(FileNotFoundError) as caught:
         fmnist.load_fashion_mnist(root)
     ways = ("apt-get install dataset-fashion-mnist", "copy the four .gz files", "HTTPS_PROXY")
@@ -192,9 +174,11 @@ def test_a_damaged_file_is_never_believed_and_it_alone_replaced(mirrors, root, d
     assert (root / VICTIM).read_bytes() == ARCHIVES[VICTIM]
 
 
-def test_a_killed_download_leaves_no_half_archive_and_is_made_up_for_by_several(
-    mirrors, root, monkeypatch, fork
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
+def test_a_killed_download_leaves_no_half_archive_and_several_make_up_for_it(
+    mirrors, root, monkeypatch
 ):
+    fork = multiprocessing.get_context("fork")
     mirrors.behaviour["first"] = "stalled"
     monkeypatch.setattr(fmnist, "CONNECT_AND_READ_TIMEOUT", (1, 30))
     process = fork.Process(target=load, args=(root,))
@@ -208,16 +192,19 @@ def test_a_killed_download_leaves_no_half_archive_and_is_made_up_for_by_several(
     mirrors.behaviour.clear()
     barrier = fork.Barrier(4)
     processes = [fork.Process(target=lambda: (barrier.wait(), load(root))) for _ in range(4)]
-    assert exit_codes(processes) == [0] * 4
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
     assert names_in(root) == {*ARCHIVES}
 
 
 def test_a_file_in_the_way_is_named(mirrors, root):
     root.write_text("not a folder")
-    for place in (root, root / "of" / "mine"):
-        message = f"{place} cannot be written ({root} is a file). DATA_DIR"
-        with pytest.raises(OSError, match=re.escape(message)):
-            load(place)
+    message = f"{root / 'new'} cannot be written ({root} is a file). DATA_DIR"
+    with pytest.raises(OSError, match=re.escape(message)):
+        load(root / "new")
 
 
 @pytest.mark.parametrize(
@@ -234,32 +221,18 @@ def test_a_full_disk_is_named_wherever_it_is_noticed(mirrors, root, monkeypatch,
     assert names_in(root) == set()
 
 
-def test_a_write_that_the_system_refuses_in_the_middle_of_a_file(mirrors, root, fork):
-    resource = pytest.importorskip("resource")
-
-    def load_with_little_space():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-        with pytest.raises(OSError, match=r"cannot be written \(File too large\). DATA_DIR"):
-            load(root)
-
-    assert exit_codes([fork.Process(target=load_with_little_space)]) == [0]
-    assert names_in(root) == set()
-
-
 @pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs POSIX permissions")
 def test_a_read_only_folder_is_enough_when_it_has_the_data(mirrors):
     user = os.geteuid()
     with tempfile.TemporaryDirectory() as folder:  # tmp_path may only be entered by its owner
         full = put_archives(Path(folder, "full"))
-        (empty := Path(folder, "empty")).mkdir()
-        for place in (full, empty, Path(folder)):
+        for place in (full, Path(folder)):
             place.chmod(0o555)
         os.seteuid(user or 65_534)  # the superuser may write everywhere
         try:
             load(full)
-            for place in (empty, empty / "new"):
-                message = f"{place} cannot be written (Permission denied). DATA_DIR"
-                with pytest.raises(PermissionError, match=re.escape(message)):
-                    load(place)
+            message = f"{folder} cannot be written (Permission denied). DATA_DIR"
+            with pytest.raises(PermissionError, match=re.escape(message)):
+                load(Path(folder))
         finally:
             os.seteuid(user)

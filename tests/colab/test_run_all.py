@@ -17,7 +17,7 @@ from benchmarks.notebook import REPOSITORY, TAGS, cells, tagged
 from tools.set_colab_address import NOTEBOOKS, set_address
 
 PYTHON = REPOSITORY / ".venv-colab" / "bin" / "python"
-AS_MADE = REPOSITORY / ".venv-colab" / ".ready"  # what `pip freeze` said then
+AS_MADE = REPOSITORY / ".venv-colab" / ".ready"  # holds what `pip freeze` printed then
 EXPORTERS = {"pytorch": "onnxscript", "tensorflow": "tf2onnx"}
 
 pytestmark = pytest.mark.skipif(not AS_MADE.is_file(), reason="make colab-test makes what it needs")
