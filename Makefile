@@ -103,7 +103,7 @@ $(READY): requirements.txt tests/requirements.txt benchmarks/requirements.txt co
 	@case "$(VERSION)" in 3.11.*|3.12.*|3.13.*) ;; *) \
 		echo "This needs Python 3.11 to 3.13, and $(PYTHON) is $(VERSION)." >&2; exit 1;; \
 	esac
-	[ "$$($(BIN)/python -V)" = "Python $(VERSION)" ] || $(PYTHON) -m venv --clear $(VENV)
+	[ "$$($(BIN)/python -V 2> /dev/null)" = "Python $(VERSION)" ] || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python $(PIP_INSTALL) \
 		-r requirements.txt -r tests/requirements.txt -r benchmarks/requirements.txt -c constraints.txt
 	touch $@

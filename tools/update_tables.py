@@ -11,6 +11,7 @@ import json
 import re
 import zipfile
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import nbformat
@@ -56,17 +57,20 @@ def results(model_card: bool = False) -> str:
     try:
         runs = seeds.runs_by_framework().values()
         over_seeds = [accuracy(group, "test") for group in runs]
+        seconds = [median(run["training_seconds"] for run in group) for group in runs]
+        times = [f"{s / 60:.1f} minutes" for s in seconds]
         place = f", on {hardware(next(iter(runs))[0])}"
     except NotMeasured:
-        over_seeds = ["not measured yet"] * len(both)
+        over_seeds = times = ["not measured yet"] * len(both)
     interval = "{accuracy:.2%} ({accuracy_ci95[0]:.2%} – {accuracy_ci95[1]:.2%})"
     files = [next(f.models.glob("model.[pk]*")) for f in FRAMEWORKS.values()]
     rows = {
         f"test accuracy, mean ± standard deviation of five seeds{place}": over_seeds,
+        "training time, median of these runs": times,
         "test accuracy of the model in `models/`, a single run, with its 95 % interval": [
             interval.format(**record["test"]) for record in both
         ],
-        "training time": [f"{training_time(r)}, {r['epochs']} epochs" for r in both],
+        "training time of that run": [f"{training_time(r)}, {r['epochs']} epochs" for r in both],
         "parameters": [f"{record['parameters']:,}" for record in both],
         "size": [f"{file.stat().st_size / 1e6:.1f} MB (`{file.name}`)" for file in files],
     }
