@@ -28,6 +28,10 @@ WITHOUT = {
 }
 AFTER = {
     "glorot": "[nn.init.xavier_uniform_(p) for p in model.parameters() if p.ndim > 1]",
+    "flips": "augment = v2.Compose([v2.RandomHorizontalFlip(), augment])",
+    "first-5x5": "model.layers[0] = nn.Conv2d(1, CHANNELS[0], 5, padding=2, bias=False)\n"
+    "model.to(memory_format=torch.channels_last)\n"
+    "optimizer, schedule = make_optimizer(model, steps=EPOCHS * len(train_batches))",
     "cosine": "from torch.optim.lr_scheduler import CosineAnnealingLR\n"
     "schedule = CosineAnnealingLR(optimizer, EPOCHS * len(train_batches))",
 }
