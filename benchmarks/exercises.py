@@ -53,12 +53,10 @@ def outcomes(key: str) -> dict[str, str]:
     wanted = tasks(key)
     runs = runner.measured(results.committed("exercises"), list(wanted.values()))
     figures = [
-        f"validation accuracy {run['validation']['accuracy']:.1%}, validation loss "
-        f"{run['validation']['loss']:.3f}"
+        f"{run['validation']['accuracy']:.1%} right, loss {run['validation']['loss']:.3f}"
         for run in runs
     ]
-    end = f"The unchanged notebook: {figures[0]}."
-    return {name: f"After two epochs: {found}. {end}" for name, found in zip(wanted, figures)}
+    return {name: f"{found}. Unchanged: {figures[0]}." for name, found in zip(wanted, figures)}
 
 
 def jumps() -> str:
@@ -66,9 +64,8 @@ def jumps() -> str:
     (run,) = runner.measured(results.committed("exercises"), [JUMPS])
     lagging, afresh = (", ".join(f"{100 * a:.1f}" for a in row[:5]) for row in run["reported"])
     return (
-        f"In a run of the PyTorch notebook the validation accuracy was {lagging} % after the first "
-        "epochs. With averages over 40 batches, taken afresh after each epoch, the same weights "
-        f"had {afresh} %."
+        f"In a run with PyTorch the validation accuracy was {lagging} % after the first epochs. "
+        f"With averages taken afresh, over 40 batches, the same weights had {afresh} %."
     )
 
 
