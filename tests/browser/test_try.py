@@ -116,5 +116,7 @@ def test_a_visitor_guesses_and_the_models_answer_as_in_python(visit, width, data
 def test_without_the_runtime_the_page_says_so_and_shows_stored_answers(visit, width, more):
     page = visit(width, more)
     playwright.expect(page.locator("#status")).to_contain_text("could not be fetched")
-    row, answers = guess(page, 0, "stored")
-    assert answers == list(IMAGES[row]["stored"].values())
+    for number in range(len(IMAGES)):
+        row, answers = guess(page, number % 10, "stored")
+        assert answers == list(IMAGES[row]["stored"].values())
+        page.keyboard.press("Enter")
