@@ -531,25 +531,26 @@ def quiet_tensorflow() -> Iterator[None]:
 
 
 def installed(*packages: str) -> bool:
-    """Tell whether all `packages` can be imported; if not, print which are missing."""
+    """Tell whether all `packages` can be imported; if not, print which are missing.
+
+    In Colab they are installed first, and all that is there keeps its version.
+    """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing and "google.colab" in sys.modules:
+        pip, constraints = (
+            [sys.executable, "-m", "pip"],
+            Path(tempfile.mkdtemp(), "constraints.txt"),
+        )
+        constraints.write_bytes(subprocess.check_output([*pip, "list", "--format=freeze"]))
+        command = [*pip, "install", "--quiet", "--constraint", str(constraints), *missing]
+        done = subprocess.run(command, capture_output=True, text=True)
+        importlib.invalidate_caches()
+        if done.returncode == 0:
+            return True
+        print(f"{' '.join(missing)} cannot be installed beside what is here: {done.stderr.strip()}")
     if missing:
         print(f"This step is skipped. `pip install {' '.join(missing)}` brings what it needs.")
     return not missing
-
-
-def install_on_colab(*packages: str) -> None:
-    """Install the missing ones of `packages`, in Colab only, and keep all that is there."""
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if not missing or "google.colab" not in sys.modules:
-        return
-    pip, constraints = [sys.executable, "-m", "pip"], Path(tempfile.mkdtemp(), "constraints.txt")
-    constraints.write_bytes(subprocess.check_output([*pip, "list", "--format=freeze"]))
-    command = [*pip, "install", "--quiet", "--constraint", str(constraints), *missing]
-    done = subprocess.run(command, capture_output=True, text=True)
-    importlib.invalidate_caches()
-    if done.returncode:
-        print(f"{' '.join(missing)} cannot be installed beside what is here: {done.stderr.strip()}")
 
 
 def processor() -> str:

@@ -22,18 +22,18 @@ RECIPES = [
     *("MOMENTUM=0.0", "WEIGHT_DECAY=0.0", "DROPOUT=0.0", "glorot", "cosine", "tensorflow"),
 ]
 WITHOUT = {
-    "no-shift": [r"v2\.RandomCrop\(28, padding=1\), |shift\((?=images)|, training=True\)"],
+    "no-shift": [r"shift(?=\(images)|, training=True(?=\) / 255)"],
     "no-batch-normalization": exercises.NO_BATCH_NORMALIZATION,
     "no-rate-decay": [r"schedule\.step\(\)"],
 }
 AFTER = {
     "glorot": "[nn.init.xavier_uniform_(p) for p in model.parameters() if p.ndim > 1]",
-    "flips": "augment = v2.Compose([v2.RandomHorizontalFlip(), augment])",
+    "flips": "shift = v2.Compose([v2.RandomHorizontalFlip(), shift])",
     "first-5x5": "model.layers[0] = nn.Conv2d(1, CHANNELS[0], 5, padding=2, bias=False)\n"
     "model.to(memory_format=torch.channels_last)\n"
-    "optimizer, schedule = make_optimizer(model, steps=EPOCHS * len(train_batches))",
+    "optimizer, schedule = make_optimizer(model, steps=steps)",
     "cosine": "from torch.optim.lr_scheduler import CosineAnnealingLR\n"
-    "schedule = CosineAnnealingLR(optimizer, EPOCHS * len(train_batches))",
+    "schedule = CosineAnnealingLR(optimizer, steps)",
 }
 
 

@@ -49,9 +49,7 @@ def trained(notebooks, data, steps, **settings):
     both = instantiated(notebooks, train_batches=range(steps), **settings)
     pytorch, tensorflow = both
     tf, pixels, labels = tensorflow["tf"], *(array[: steps * BATCH_SIZE] for array in data.train)
-    pytorch["to_float"] = pytorch["augment"] = lambda images: images.double() / 255
-    tensorflow["to_float"] = lambda images: tf.cast(images, tf.float64) / 255
-    tensors = map(pytorch["torch"].from_numpy, (pixels[:, None], labels))
+    tensors = map(pytorch["torch"].from_numpy, (pixels[:, None] / 255, labels))
     pytorch["train_batches"] = list(zip(*(tensor.split(BATCH_SIZE) for tensor in tensors)))
     dataset = tf.data.Dataset.from_tensor_slices((pixels[..., None] / 255, labels))
     tensorflow["train_batches"] = dataset.batch(BATCH_SIZE)
@@ -183,7 +181,7 @@ def test_weight_decay_shrinks_alike_to_first_order(notebooks):
 def test_the_schedules_agree_at_every_step_of_a_full_run_and_stay_at_zero(notebooks):
     pytorch, tensorflow = instantiated(notebooks)
     assert len(pytorch["train_batches"]) == len(tensorflow["train_batches"])
-    ours, steps = [], pytorch["EPOCHS"] * len(pytorch["train_batches"])
+    ours, steps = [], pytorch["steps"]
     for _ in range(steps + 100):  # a training that was interrupted goes beyond the last step
         ours.append(pytorch["optimizer"].param_groups[0]["lr"])
         pytorch["optimizer"].step()  # changes nothing without gradients
@@ -210,16 +208,22 @@ def test_a_last_batch_of_a_single_image_is_left_out_in_both(notebooks, data):
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("settings", [{"EPOCHS": 0}, {"EPOCHS": -1}, {"train_batches": []}])
+def test_a_training_without_a_step_is_refused(notebooks, framework, settings):
+    with pytest.raises(AssertionError, match="EPOCHS is less than 1, or no batch is full"):
+        run(framework, notebooks[framework] | settings, "instantiate")
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_images_are_moved_by_the_batch(notebooks, data, framework):
     """Anew for every batch of every epoch, as the notebook's own batches come."""
     names = dict(notebooks[framework])
     boots = fmnist.Split(np.repeat(data.train.images[:1], 32, axis=0), np.zeros(32, np.int64))
     names.update(data=data._replace(train=boots), BATCH_SIZE=16)
     run(framework, names, "load", cut=slice(1, None))
-    augment = names.get("augment", lambda images: images)  # in Keras it is done already
     batches = []
     for _ in range(150):  # epochs
-        batches += [np.asarray(augment(images)) for images, _ in names["train_batches"]]
+        batches += [np.asarray(images) for images, _ in names["train_batches"]]
     batches = np.reshape(batches, (300, 16, 28, 28))
     assert batches.dtype == np.float32
     padded = np.pad(data.train.images[0] / np.float32(255), 1)
