@@ -5,14 +5,16 @@ import importlib.metadata
 import os
 import re
 import time
+from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
 from distributed import LocalCluster
 
+import fmnist_utils as fmnist
 from benchmarks import exercises, labels, results, runner, seeds, tuning
-from benchmarks.notebook import FRAMEWORKS, read
+from benchmarks.notebook import FRAMEWORKS, REPOSITORY, read
 
 pytest.importorskip("resource", reason="studies run on Linux and Macs")
 TOY = {
@@ -163,13 +165,15 @@ def test_the_code_of_the_exercises_is_what_the_notebooks_print():
 
 
 def test_the_folds_hold_every_image_back_once_and_change_one_label_in_a_hundred(data):
-    folds = [labels.variables(task) for task in labels.TASKS[:6]]
+    folds = [labels.variables(task) for task in (*labels.TASKS[:5], labels.TASKS[10])]
     held_back = sum(fold["held_back"].astype(int) for fold in folds[:5])
     assert np.array_equal(held_back, [1] * 60_000)
     assert {len(fold["data"].train.labels) for fold in folds} == {48_000}
-    assert [len(fold["changed"]) for fold in folds] == [0, 0, 0, 0, 0, 600]
-    changed = np.flatnonzero(folds[0]["labels"] != folds[5]["labels"])
-    assert np.array_equal(changed, np.sort(folds[5]["changed"]))
+    before, after = folds[0]["labels"], folds[-1]["labels"]
+    changed, alike = np.flatnonzero(before != after), folds[-1]["alike"]
+    assert np.array_equal(changed, np.sort([*folds[-1]["anyhow"], *alike]))
+    assert len(changed) == 600
+    assert all(labels.SIMILAR[before[row]] == after[row] for row in alike)
 
 
 def test_suspects_are_where_all_judges_agree_against_the_label():
@@ -178,5 +182,39 @@ def test_suspects_are_where_all_judges_agree_against_the_label():
     judge = 0.01 + 0.9 * np.eye(10)[truth]
     unsure = judge.copy()
     unsure[5] = np.roll(judge[5], 3)  # it predicts another class for this one
-    found = labels.suspects(given, [judge, unsure])
-    assert {row for row, *_ in found} == set(range(20)) - {5}
+    judge[7, given[7]] = 0
+    found = labels.suspects(given, np.array([judge, unsure]))
+    assert set(found) == set(range(20)) - {5}
+    assert found[0] == 7, "the least probable label comes first"
+
+
+def test_the_published_suspects_fit_the_published_probabilities_and_can_be_left_out(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    (example,) = re.findall(r"```python\n(.*?)```", Path("benchmarks/labels.md").read_text(), re.S)
+    exec(example, names := {})
+    listed = names["pd"].read_csv(labels.SUSPECTS)
+    assert names["keep"].sum() == 60_000 - (listed["split"] == "training").sum()
+    assert listed["p_label"].is_monotonic_increasing
+    (_, given), test = fmnist._load_parts(REPOSITORY / "data")
+    with np.load(results.RESULTS / "predictions.npz") as arrays:
+        for part, of_part in (("training", given), ("test", test.labels)):
+            rows = listed[listed["split"] == part]
+            means = arrays[part][rows["row"]].astype(float)
+            assert np.array_equal(means.argmax(axis=1), rows["suggested"])
+            assert np.array_equal(of_part[rows["row"]], rows["label"])
+            of_label = means[range(len(rows)), rows["label"]]
+            np.testing.assert_allclose(of_label, rows["p_label"], atol=1e-3)
+
+
+def test_the_rate_weighs_what_two_saw_by_the_size_of_each_stratum(monkeypatch):
+    right, wrong = ["label is right"] * 2, ["wrong label"] * 2
+    seen = {"first": [wrong] * 60, "last": [wrong] * 30 + [right] * 30, "no suspects": [right] * 60}
+    images = [{"stratum": name, "verdicts": v} for name, pairs in seen.items() for v in pairs]
+    judged = {"sizes": {"first": 1_000, "last": 2_000, "no suspects": 0}, "images": images}
+    monkeypatch.setattr(results, "committed", {"judged": judged}.get)
+    text = labels.rates()
+    assert "| last | 2,000 | 60 | 30 | 0 | 0 |" in text
+    middle, low, high = (int(n.replace(",", "")) for n in re.findall(r"\d,\d{3}", text)[2:5])
+    assert middle == pytest.approx(1_992, abs=10)  # chance is 1.96 × 2,000 × √(0.25 / 61)
+    assert (high - low) / 2 == pytest.approx(251, abs=15)
+    assert "agreed on 180 of 180 images, and Cohen's κ is 1.00" in text

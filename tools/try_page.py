@@ -4,8 +4,8 @@ import numpy as np
 import onnxruntime
 
 import fmnist_utils as fmnist
+from benchmarks import labels as study
 from benchmarks.notebook import FRAMEWORKS, REPOSITORY
-from benchmarks.results import committed
 
 
 def content() -> dict:
@@ -16,9 +16,10 @@ def content() -> dict:
         run = onnxruntime.InferenceSession(framework.models / "model.onnx").run
         parts = [run(None, {"image": part})[0] for part in np.split(images, 20)]
         answers[key] = np.concatenate(parts).astype(float).round(4)
-    # What the models of the label study see in a suspect, by its row, the surest suspect first.
-    seen, verdicts = {s[0]: s[2] for s in committed("labels")["test"]}, committed("judged")
-    suspects = sorted(seen, key=lambda row: f"test {row}" not in verdicts)  # those judged first
+    # What the label study suggests for a suspect, and what it found, by its row, in its order.
+    listed = [row for row in study.read_suspects() if row["split"] == "test"]
+    seen, verdicts = ({int(r["row"]): r[key] for r in listed} for key in ("suggested", "verdict"))
+    suspects = sorted(seen, key=lambda row: not verdicts[row])  # those that were looked at first
     mean = sum(answers.values()) / len(answers)
     surest = np.argsort(-mean.max(axis=1), kind="stable").tolist()
     wrong = [row for row in surest if mean[row].argmax() != labels[row] and row not in seen]
@@ -29,8 +30,9 @@ def content() -> dict:
         kinds |= dict.fromkeys([row for row in rows if row not in kinds][:number], kind)
     chosen = []
     for row, kind in kinds.items():
-        known = {"row": row, "kind": kind, "label": int(labels[row]), "seen": seen.get(row)}
-        known["verdict"] = verdicts.get(f"test {row}")
+        known = {"row": row, "kind": kind, "label": int(labels[row])}
+        known |= {"seen": int(seen[row]) if row in seen else None}
+        known |= {"verdict": verdicts.get(row) or None}
         known["stored"] = {key: p[row].tolist() for key, p in answers.items()}
         chosen.append(known | {"image": images[row].tobytes().hex()})
     return {"class_names": fmnist.CLASS_NAMES, "images": chosen}
