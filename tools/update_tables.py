@@ -18,9 +18,9 @@ import nbformat
 import numpy as np
 
 import fmnist_utils as fmnist
-from benchmarks import exercises, harder, minutes, seeds
+from benchmarks import exercises, harder, labels, minutes, seeds
 from benchmarks.notebook import FRAMEWORKS, REPOSITORY, read
-from benchmarks.results import NotMeasured, accuracy, committed, hardware, markdown_table
+from benchmarks.results import NotMeasured, accuracy, hardware, markdown_table
 
 NOTEBOOKS = {framework.notebook: framework for framework in FRAMEWORKS.values()}
 DOCUMENTS = [
@@ -135,18 +135,17 @@ def keras_version() -> str:
 
 def suspects() -> str:
     """Say how many of the 70,000 labels are suspect."""
-    found = committed("labels")
-    share = (len(found["training"]) + len(found["test"])) / 70_000
+    share = len(labels.read_suspects()) / 70_000
     return (
         "Look at each and ask who is right, the model or the label. Models that have not seen the "
         f"images firmly disagree with {share:.1%} of all labels: [some of these are wrong]"
-        "(benchmarks/labels.md), others cannot be told at 28 pixels."
+        "(benchmarks/labels.md), some cannot be told at 28 pixels, and sometimes the models err."
     )
 
 
 BLOCKS = {
     "results": results,
-    "minutes": lambda: minutes.table(short=True),
+    "minutes": minutes.short_table,
     "model card": lambda: results(model_card=True),
     "keras version": keras_version,
     "verified": verified,
