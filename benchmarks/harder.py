@@ -54,12 +54,12 @@ def table() -> str:
     return (
         "Networks that have not seen them are right on "
         f"{v:.2%} of the validation images, {difference(v, 5_000, rest, 55_000)} more than on the "
-        f"other training images: of all ways to choose them, {lucky:.1%} are as lucky. "
+        f"other training images. Chosen by chance, {lucky:.1%} of such sets would be as easy. "
         f"On the test images the same networks are right on {test:.2%}, "
         f"{difference(held, 60_000, test, 10_000)} less than on images that were held back. Ridge "
         f"regression on random features, in which nothing was tuned, is right on {ridge_test:.2%}, "
-        f"{difference(ridge, 60_000, ridge_test, 10_000)} less. So the test images are harder "
-        "than the others, and the validation images may happen to be easy."
+        f"{difference(ridge, 60_000, ridge_test, 10_000)} less than on such images. "
+        "So the test images are harder than the others, and the validation images may happen to be easy."
     )
 
 

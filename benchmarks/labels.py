@@ -159,7 +159,7 @@ def sample() -> list[dict[str, Any]]:
     starts = [*STRATA.values(), len(ranked)]
     strata = {name: ranked[a:b] for name, a, b in zip(STRATA, starts, starts[1:])}
     chosen = []
-    for stratum, places in {**strata, "no suspects": others, "decoy": others}.items():
+    for stratum, places in {**strata, "non-suspects": others, "decoy": others}.items():
         if stratum == "decoy":  # their labels are about to be changed
             places = [place for place in others if labels[place[0]][place[1]] in SIMILAR]
         for number in chance.choice(len(places), 60, replace=False):
@@ -199,18 +199,19 @@ def rates() -> str:
         if stratum in sizes:  # Jeffreys' interval for each, and their sum by simulation
             chance = np.random.default_rng(len(rows))
             shares = chance.beta(both + 0.5, len(seen) - both + 0.5, 100_000)
-            draws = draws + np.outer([stratum != "no suspects", 1], sizes[stratum] * shares)
+            draws = draws + np.outer([stratum != "non-suspects", 1], sizes[stratum] * shares)
     (low, middle, high), (all_low, _, all_high) = np.percentile(draws, (2.5, 50, 97.5), axis=1).T
     pairs = [i["verdicts"] for i in judged["images"] if i["stratum"] != "decoy"]
     agreed = sum(first == second for first, second in pairs)
     kappa = cohen_kappa_score(*zip(*pairs))
     header = ["rank", "images", "looked at", "both: wrong", "one: wrong", "both: cannot be told"]
     return (
-        f"{markdown_table(header, rows)}\n\nSo about {middle:,.0f} of the suspects have a wrong "
-        f"label, with a 95 % interval from {low:,.0f} to {high:,.0f}. Of all 70,000 images it is "
-        f"{all_low:,.0f} to {all_high:,.0f}. This interval is wide, since of those that are no "
-        f"suspects only 60 were looked at. The two agreed on {agreed} of {len(pairs)} images, and "
-        f"Cohen's κ is {kappa:.2f}."
+        f"{markdown_table(header, rows)}\n\nWhere both must say so, about {middle:,.0f} of the "
+        f"suspects have a wrong label, with a 95 % interval from {low:,.0f} to {high:,.0f}. It may "
+        "be more, since the two missed some decoys. With the non-suspects, of which only 60 were "
+        f"looked at, the interval for all 70,000 images is {all_low:,.0f} to {all_high:,.0f}. "
+        f"The rows' intervals are Jeffreys', added up by simulation. The two agreed on {agreed} of "
+        f"{len(pairs)} images, and Cohen's κ is {kappa:.2f}."
     )
 
 
@@ -227,7 +228,7 @@ def table() -> str:
     of_training = {int(row["row"]) for row in rows if row["split"] == "training"}
     theirs = [f"{len(x & of_training)} of {len(x)}" for x in (ISSUE_166, LABELFIX)]
     caught = [[f"to {kind}", "300", *map(str, n)] for kind, n in found["caught"].items()]
-    last = f"among all {found['suspects_after_changes']:,}"
+    last = f"among all {found['suspects_after_changes']:,} of that round"
     header = ["changed", "labels", "among the first 600 suspects", last]
     alt = "The first forty suspects, each with its label and the class that the networks see"
     picture = f"![{alt}](results/labels.png)"

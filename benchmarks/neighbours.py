@@ -44,8 +44,8 @@ def measure() -> dict[str, int]:
 def table() -> str:
     copies, twins, in_place, trousers = results.committed("neighbours").values()
     return (
-        f"Of the 10,000 test images {copies} have a copy among the 55,000 training images. {twins} "
-        f"have a near twin, {twins - in_place} of them only mirrored or moved by a pixel. "
+        f"Of the 10,000 test images {copies} have a copy among the 55,000 that are trained on. "
+        f"{twins} have a near twin, {twins - in_place} of them only mirrored or moved by a pixel. "
         f"{trousers} of the twins are trousers: thin shapes have few pixels that could differ."
     )
 

@@ -208,9 +208,13 @@ def test_the_published_suspects_fit_the_published_probabilities_and_can_be_left_
 
 def test_the_rate_weighs_what_two_saw_by_the_size_of_each_stratum(monkeypatch):
     right, wrong = ["label is right"] * 2, ["wrong label"] * 2
-    seen = {"first": [wrong] * 60, "last": [wrong] * 30 + [right] * 30, "no suspects": [right] * 60}
+    seen = {
+        "first": [wrong] * 60,
+        "last": [wrong] * 30 + [right] * 30,
+        "non-suspects": [right] * 60,
+    }
     images = [{"stratum": name, "verdicts": v} for name, pairs in seen.items() for v in pairs]
-    judged = {"sizes": {"first": 1_000, "last": 2_000, "no suspects": 0}, "images": images}
+    judged = {"sizes": {"first": 1_000, "last": 2_000, "non-suspects": 0}, "images": images}
     monkeypatch.setattr(results, "committed", {"judged": judged}.get)
     text = labels.rates()
     assert "| last | 2,000 | 60 | 30 | 0 | 0 |" in text
