@@ -59,7 +59,8 @@ def table() -> str:
         f"{difference(held, 60_000, test, 10_000)} less than on images that were held back. Ridge "
         f"regression on random features, in which nothing was tuned, is right on {ridge_test:.2%}, "
         f"{difference(ridge, 60_000, ridge_test, 10_000)} less than on such images. "
-        "So the test images are harder than the others, and the validation images may happen to be easy."
+        "So the test images are harder than the others, and the "
+        "validation images may happen to be easy."
     )
 
 
