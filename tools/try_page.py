@@ -16,10 +16,9 @@ def content() -> dict:
         run = onnxruntime.InferenceSession(framework.models / "model.onnx").run
         parts = [run(None, {"image": part})[0] for part in np.split(images, 20)]
         answers[key] = np.concatenate(parts).astype(float).round(4)
-    # What the label study suggests for a suspect, and what it found, by its row, in its order.
-    listed = [row for row in study.read_suspects() if row["split"] == "test"]
-    seen, verdicts = ({int(r["row"]): r[key] for r in listed} for key in ("suggested", "verdict"))
-    suspects = sorted(seen, key=lambda row: not verdicts[row])  # those that were looked at first
+    listed = {int(row["row"]): row for row in study.read_suspects() if row["split"] == "test"}
+    seen = {row: int(suspect["suggested"]) for row, suspect in listed.items()}
+    suspects = sorted(seen, key=lambda row: not listed[row]["verdict"])  # first what was looked at
     mean = sum(answers.values()) / len(answers)
     surest = np.argsort(-mean.max(axis=1), kind="stable").tolist()
     wrong = [row for row in surest if mean[row].argmax() != labels[row] and row not in seen]
@@ -30,9 +29,8 @@ def content() -> dict:
         kinds |= dict.fromkeys([row for row in rows if row not in kinds][:number], kind)
     chosen = []
     for row, kind in kinds.items():
-        known = {"row": row, "kind": kind, "label": int(labels[row])}
-        known |= {"seen": int(seen[row]) if row in seen else None}
-        known |= {"verdict": verdicts.get(row) or None}
+        known = {"row": row, "kind": kind, "label": int(labels[row]), "seen": seen.get(row)}
+        known["verdict"] = listed.get(row, {}).get("verdict") or None
         known["stored"] = {key: p[row].tolist() for key, p in answers.items()}
         chosen.append(known | {"image": images[row].tobytes().hex()})
     return {"class_names": fmnist.CLASS_NAMES, "images": chosen}
