@@ -29,6 +29,7 @@ POINTS = {
     "3 epochs": ({"EPOCHS": 3}, 3),  # and how many seeds
     "10 epochs": ({"EPOCHS": 10}, 3),
     "the notebook": ({}, 5),  # the runs of seeds.py
+    "a wider network": ({"CHANNELS": (32, 96), "DROPOUT": 0.3, "EPOCHS": 24}, 1),
 }
 TASKS = [
     runner.Task(f"{f.name}, {point}", key, {**settings, "SEED": seed}, parts=runner.TESTED)
