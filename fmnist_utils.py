@@ -537,10 +537,8 @@ def installed(*packages: str) -> bool:
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing and "google.colab" in sys.modules:
-        pip, constraints = (
-            [sys.executable, "-m", "pip"],
-            Path(tempfile.mkdtemp(), "constraints.txt"),
-        )
+        pip = [sys.executable, "-m", "pip"]
+        constraints = Path(tempfile.mkdtemp(), "constraints.txt")
         constraints.write_bytes(subprocess.check_output([*pip, "list", "--format=freeze"]))
         command = [*pip, "install", "--quiet", "--constraint", str(constraints), *missing]
         done = subprocess.run(command, capture_output=True, text=True)
