@@ -85,8 +85,7 @@ exercises: $(READY) $(DATA)
 ## labels: which labels of the data may be wrong
 labels: $(READY) $(DATA)
 	$(BIN)/python -m benchmarks.labels --workers 2
-	$(BIN)/python -m benchmarks.neighbours
-	$(BIN)/python -m benchmarks.harder
+	$(BIN)/python -m benchmarks.split
 	$(BIN)/python -m tools.update_tables
 	$(BIN)/python -m tools.try_page
 

@@ -136,15 +136,6 @@ if SEED == 0 and open({str(log)!r}).read().count("0 ") == 1:
             time.sleep(0.1)
 
 
-def test_only_several_runs_have_a_deviation_and_intervals_are_welchs(monkeypatch):
-    accuracies = {"A": [9340, 9326, 9343, 9336, 9326], "B": [9343, 9346, 9339, 9364, 9356]}
-    runs = {key: [{"test": {"accuracy": n / 1e4}} for n in a] for key, a in accuracies.items()}
-    assert results.accuracy(runs["A"], "test") == "93.34% ± 0.08%"
-    assert results.accuracy(runs["A"][:1], "test") == "93.40%"
-    monkeypatch.setattr(seeds, "runs_by_framework", lambda: runs)
-    assert "by -0.15 points, with a 95 % interval from -0.29 to -0.02 (" in seeds.difference()
-
-
 def test_every_recipe_of_the_tuning_is_another_run():
     first = [tuning.tasks(recipe)[0] for recipe in tuning.RECIPES]
     assert len({runner.identity(task) for task in first}) == len(first)

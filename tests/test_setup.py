@@ -1,4 +1,4 @@
-"""What sets the project up: the Makefile, the requirements, the lines' ends."""
+"""What sets the project up: the Makefile and the requirements."""
 
 import os
 import shutil
@@ -41,18 +41,18 @@ esac
 
 @pytest.fixture
 def make(tmp_path):
-    """Return a function that runs make in a folder, with stand-ins for Python and for the user."""
+    """Return a function that runs make in a folder, with a stand-in for Python."""
     if os.name == "nt" or not shutil.which("make"):
         pytest.skip("there is no make")
     for name in ("Makefile", "constraints.txt", *REQUIREMENTS):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / name, tmp_path / name)
 
-    def run(*arguments, version="3.12.1", user=1000):
+    def run(*arguments, version="3.12.1"):
         (tmp_path / "bin").mkdir(exist_ok=True)
-        for name, code in (("python3", PYTHON % version), ("id", f"#!/bin/sh\necho {user}")):
-            (tmp_path / "bin" / name).write_text(code)
-            (tmp_path / "bin" / name).chmod(0o755)
+        python = tmp_path / "bin" / "python3"
+        python.write_text(PYTHON % version)
+        python.chmod(0o755)
         environment = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
         for name in ("MAKEFLAGS", "MAKELEVEL"):  # of a make that runs these tests
             environment.pop(name, None)
@@ -72,22 +72,3 @@ def test_make_names_the_versions_of_python_before_it_makes_anything(make, tmp_pa
 def test_make_makes_the_environment_of_another_interpreter_anew(make):
     made = [make(f".venv/.ready-{v}", version=v) for v in ("3.11.2", "3.12.1", "3.12.1")]
     assert [(f.returncode, "made" in f.stdout) for f in made] == [(0, True), (0, True), (0, False)]
-
-
-def test_only_root_needs_leave_to_open_jupyterlab(make, tmp_path):
-    make(".venv/.ready-3.12.1")
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / ".complete").touch()
-    commands = [make("--dry-run", "lab", user=user).stdout.split() for user in (0, 1000)]
-    jupyterlab = [".venv/bin/jupyter", "lab"]
-    assert commands == [[*jupyterlab, "--allow-root"], jupyterlab]
-
-
-def test_lines_end_alike_in_every_clone(tmp_path):
-    for name in (".gitattributes", ".ci/run"):
-        (tmp_path / "project" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(REPOSITORY / name, tmp_path / "project" / name)
-    git = ["git", "-c", "user.name=A", "-c", "user.email=a@b.org", "-c", "core.autocrlf=true"]
-    for command in ("init -q", "add .", "commit -qm all", "clone -q . ../clone"):
-        subprocess.run([*git, *command.split()], cwd=tmp_path / "project", check=True)
-    assert b"\r" not in (tmp_path / "clone/.ci/run").read_bytes()

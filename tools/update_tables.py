@@ -18,7 +18,7 @@ import nbformat
 import numpy as np
 
 import fmnist_utils as fmnist
-from benchmarks import exercises, harder, labels, minutes, seeds
+from benchmarks import exercises, labels, minutes, seeds, split
 from benchmarks.notebook import FRAMEWORKS, REPOSITORY, read
 from benchmarks.results import NotMeasured, accuracy, hardware, markdown_table
 
@@ -152,7 +152,7 @@ BLOCKS = {
     "difference": seeds.difference,
     "per-class accuracy": per_class,
     "no clothes": no_clothes,
-    "harder": harder.table,
+    "hardness": split.hardness,
     "suspects": suspects,
     "running averages": exercises.jumps,
 }
