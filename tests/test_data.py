@@ -175,21 +175,8 @@ def test_a_damaged_file_is_never_believed_and_it_alone_replaced(mirrors, root, d
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
-def test_a_killed_download_leaves_no_half_archive_and_several_make_up_for_it(
-    mirrors, root, monkeypatch
-):
+def test_several_processes_may_load_at_once(mirrors, root):
     fork = multiprocessing.get_context("fork")
-    mirrors.behaviour["first"] = "stalled"
-    monkeypatch.setattr(fmnist, "CONNECT_AND_READ_TIMEOUT", (1, 30))
-    process = fork.Process(target=load, args=(root,))
-    process.start()
-    while not mirrors.requests and process.is_alive():
-        time.sleep(0.01)
-    process.kill()
-    process.join()
-    assert mirrors.requests, "the download had not begun"
-    assert names_in(root) == set()
-    mirrors.behaviour.clear()
     barrier = fork.Barrier(4)
     processes = [fork.Process(target=lambda: (barrier.wait(), load(root))) for _ in range(4)]
     for process in processes:

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -113,11 +112,3 @@ def test_a_full_disk_is_named_and_leaves_the_earlier_record(models, monkeypatch)
                 save(models)
         assert (models / "metrics.json").read_text() == "the earlier metrics.json"
         assert not [*models.glob("*.partial"), *models.glob(".*")]
-
-
-def test_many_writers_of_one_file_do_not_disturb_each_other(tmp_path):
-    path = tmp_path / "new" / "shared.json"
-    with ThreadPoolExecutor(6) as pool:  # the list raises what a writer has raised
-        list(pool.map(lambda number: fmnist.write_json(path, [number] * 1_000), range(300)))
-    assert len({*json.loads(path.read_text())}) == 1
-    assert [*path.parent.iterdir()] == [path]

@@ -61,14 +61,6 @@ def test_the_settings_are_literals(notebook):
         ast.literal_eval(statement.value)
 
 
-def test_no_exercise_outlives_its_cell(prose):
-    """One that patches a framework's module would still be at work after its cell is deleted."""
-    exercises = prose.partition("## Now you")[2]
-    printed = re.findall(r"^ {7}.*$", exercises, flags=re.MULTILINE)
-    assert len(printed) > 10
-    assert not [line for line in printed if re.match(r" *[\w.]+\.\w+ =", line)]
-
-
 def test_one_full_run_is_saved_without_errors_warnings_or_private_paths(notebook, code, framework):
     nbformat.validate(notebook)
     assert "widgets" not in notebook.metadata, "GitHub would not show the notebook"
