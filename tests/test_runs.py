@@ -137,7 +137,7 @@ def test_a_gpu_that_rounds_does_not_stop_the_export(framework, tmp_path):
         kernel.run(*to_evaluation[:position], TF32[framework.key], *to_evaluation[position:])
         printed = kernel.run(*cells(notebook, "export"))
         assert "ONNX Runtime predicts the same" in printed
-        difference = kernel.run("print(np.abs(probabilities - validation_probabilities).max())")
+        difference = kernel.run("print(np.abs(probabilities - expected).max())")
         assert 1e-5 < float(difference) < 1e-2, "nothing was rounded"
     exported = tmp_path / "exported" / framework.key
     assert {"metrics.json", "predictions.npz"} < {path.name for path in exported.iterdir()}

@@ -138,7 +138,7 @@ def suspects() -> str:
     share = len(labels.read_suspects()) / 70_000
     return (
         "Look at each and ask who is right, the model or the label. Models that have not seen the "
-        f"images firmly disagree with {share:.1%} of all labels: [some of these are wrong]"
+        f"images firmly disagree with {share:.1%} of all labels: [some of these look wrong]"
         "(benchmarks/labels.md), some cannot be told at 28 pixels, and sometimes the models err."
     )
 
