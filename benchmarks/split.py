@@ -33,7 +33,9 @@ def variants(images: np.ndarray) -> Iterator[np.ndarray]:
 
 def measure_twins(test: fmnist.Split, train_images: np.ndarray) -> dict[str, int]:
     """Count test images that are copies or near twins of images that are trained on."""
-    search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(train_images.reshape(-1, 784))
+    search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(
+        train_images.reshape(-1, 28 * 28)
+    )
     found = [search.kneighbors(pixels)[0][:, 0] for pixels in variants(test.images)]
     distances = np.stack(found) / 28  # of the sum of 28 × 28 squares to the root of their mean
     nearest = distances.min(axis=0)
@@ -42,20 +44,19 @@ def measure_twins(test: fmnist.Split, train_images: np.ndarray) -> dict[str, int
     return {name: int(images.sum()) for name, images in found.items()}
 
 
-def measure_hardness(train: fmnist.Split, test: fmnist.Split) -> dict[str, float]:
+def measure_hardness(
+    train: fmnist.Split, test: fmnist.Split, held_out: np.ndarray
+) -> dict[str, float]:
     """Compare accuracies on the test images, and on training images that were held back."""
     images, labels = train
-    # As the helper does it.
-    options = {"test_size": 5_000, "stratify": labels, "random_state": 42}
-    _, held_out = train_test_split(np.arange(60_000), **options)
     with np.load(results.RESULTS / "predictions.npz") as arrays:
         right = arrays["training"].argmax(axis=1) == labels
     validation, rest = right[held_out], np.delete(right, held_out)
     sampler = RBFSampler(gamma="scale", n_components=1_500, random_state=0)
-    features = sampler.fit_transform(images.reshape(-1, 784))
+    features = sampler.fit_transform(images.reshape(-1, 28 * 28))
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     predicted = cross_val_predict(RidgeClassifier(), features, labels, cv=folds)
-    of_test = sampler.transform(test.images.reshape(-1, 784))
+    of_test = sampler.transform(test.images.reshape(-1, 28 * 28))
     runs = [run for run in results.committed("labels")["runs"] if "changed" not in run["name"]]
     return {
         "validation": validation.mean(),
@@ -71,10 +72,12 @@ def measure_hardness(train: fmnist.Split, test: fmnist.Split) -> dict[str, float
 def measure() -> dict[str, dict[str, float]]:
     parts = fmnist._load_parts(REPOSITORY / "data")
     train, test = (part._replace(images=part.images / np.float32(255)) for part in parts)
-    trained_on = fmnist.load_fashion_mnist(REPOSITORY / "data").train.images / np.float32(255)
+    # As the helper does it.
+    options = {"test_size": 5_000, "stratify": train.labels, "random_state": 42}
+    _, held_out = train_test_split(np.arange(60_000), **options)
     return {
-        "twins": measure_twins(test, trained_on),
-        "hardness": measure_hardness(train, test),
+        "twins": measure_twins(test, np.delete(train.images, held_out, axis=0)),
+        "hardness": measure_hardness(train, test, held_out),
     }
 
 
